@@ -1,0 +1,152 @@
+"""One connection to a node: its address, its token, retries, and errors with a type. Everything else speaks through it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from gridkit.errors import (
+    AccessError,
+    ConflictError,
+    ErrorCode,
+    LimitError,
+    NodeError,
+    NodeUnreachable,
+    NotFoundError,
+    UsageError,
+)
+
+_KINDS: dict[int, type[NodeError]] = {
+    401: AccessError,
+    403: AccessError,
+    404: NotFoundError,
+    409: ConflictError,
+    413: LimitError,
+    429: LimitError,
+    507: LimitError,
+}
+_AGAIN = {502, 503, 504, 507}
+"""statuses of a node that is starting, ending, or short of room: worth another try to whoever is patient"""
+
+
+class Link:
+    """An address and a token.
+
+    Args:
+        url: ``http://host:port``, perhaps with a path.
+        token: sent as `Authorization: Bearer`; never shown.
+        patience: seconds for which an unreachable node is tried again, with growing, jittered pauses. None is for ever.
+    """
+
+    def __init__(self, url: str, token: str | None = None, *, patience: float | None = 0.0) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(f"{url!r} isn't a node's address", 'pass one such as "http://127.0.0.1:5000"')
+        self.url = url.rstrip("/")
+        self.patience = patience
+        headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        verify: ssl.SSLContext | bool = ssl.create_default_context() if parts.scheme == "https" else False
+        self._http = httpx.AsyncClient(
+            base_url=self.url,
+            headers=headers,
+            verify=verify,
+            trust_env=False,
+            timeout=httpx.Timeout(60.0, connect=10.0, pool=None),
+            limits=httpx.Limits(max_connections=64, max_keepalive_connections=64, keepalive_expiry=4.0),
+        )
+
+    def __repr__(self) -> str:
+        return f"Link({self.url!r})"
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        """Send, wait out an unreachable node as far as patience goes, and return a good response.
+
+        Only for calls that may be repeated (the node's calls are made so).
+
+        Raises:
+            NodeError: what the node answered, with its code.
+            NodeUnreachable: nobody answered.
+        """
+        waited = 0.0
+        for attempt in itertools.count():
+            try:
+                response = await self._http.request(method, path, **kwargs)
+            except httpx.TransportError as error:
+                failure: Exception = self._unreachable(error)
+            else:
+                if response.status_code not in _AGAIN:
+                    return self._good(response)
+                failure = _error(response)
+            if self.patience is not None and waited >= self.patience:
+                raise failure from None
+            pause = random.uniform(0.5, 1.0) * min(5.0, 0.05 * 2 ** min(attempt, 10))
+            if self.patience is not None:
+                pause = min(pause, self.patience - waited)
+            await asyncio.sleep(pause)
+            waited += pause
+        raise AssertionError("unreachable")
+
+    async def json(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
+        """As `request`; the answer's JSON object."""
+        value = (await self.request(method, path, **kwargs)).json()
+        if not isinstance(value, dict):
+            raise NodeError(f"{self.url} answered {method} {path} with something else than a JSON object")
+        return value
+
+    @asynccontextmanager
+    async def events(self, after: int, run: str | None) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+        """The node's rows after this number, as they come. Ends when the connection does."""
+        query: dict[str, Any] = {"after": after, **({"run": run} if run else {})}
+        timeout = httpx.Timeout(45.0, connect=10.0)
+        try:
+            async with self._http.stream("GET", "/events", params=query, timeout=timeout) as response:
+                if response.status_code != 200:
+                    await response.aread()
+                    raise _error(response)
+                yield _rows(response)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
+
+    def _good(self, response: httpx.Response) -> httpx.Response:
+        if response.status_code >= 300:
+            raise _error(response)
+        return response
+
+    def _unreachable(self, error: Exception) -> NodeUnreachable:
+        reason = str(error) or type(error).__name__
+        return NodeUnreachable(
+            f"no answer from the node at {self.url}: {reason}", "check that it runs and that the address is right"
+        )
+
+
+async def _rows(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+    async for line in response.aiter_lines():
+        if line.startswith("data: "):
+            yield json.loads(line[6:])
+
+
+def _error(response: httpx.Response) -> NodeError:
+    try:
+        body = response.json()
+    except ValueError:
+        body = {}
+    if not isinstance(body, dict):
+        body = {}
+    code = str(body.get("code", ""))
+    known = ErrorCode(code) if code in ErrorCode.__members__ else None
+    text = str(body.get("error") or f"the node answered {response.status_code} {response.reason_phrase}")
+    hint = body.get("hint")
+    kind = _KINDS.get(response.status_code, NodeError)
+    return kind(text, None if hint is None else str(hint), code=known, status=response.status_code)

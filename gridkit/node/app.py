@@ -1,0 +1,136 @@
+"""The wiring: settings in, a running node out. Read it top to bottom."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from gridkit.errors import UsageError
+from gridkit.node.guard import Guard, Tokens
+from gridkit.node.protocol import GridkitWebSocket
+from gridkit.node.rounds import Rounds
+from gridkit.node.routes import events, http, model_centric
+from gridkit.node.routes import socket as socket_routes
+from gridkit.node.service import Service
+from gridkit.node.settings import NodeSettings, kept_secret
+from gridkit.node.store.blobs import Blobs
+from gridkit.node.store.database import Database
+
+
+def build(settings: NodeSettings) -> tuple[Starlette, Service]:
+    """The ASGI app over its service. Nothing is started yet."""
+    owner = kept_secret(settings.data / "token", settings.token)
+    tokens = Tokens(owner, kept_secret(settings.data / "secret"), open=settings.open)
+    database = Database(settings.database or f"sqlite:///{settings.data / 'grid.db'}")
+    blobs = Blobs(settings.blobs or str(settings.data / "blobs"))
+    service = Service(Rounds(database, blobs), tokens)
+    app = Starlette(
+        routes=[*model_centric.ROUTES, *events.ROUTES, *socket_routes.ROUTES],
+        middleware=[Middleware(Guard, settings=settings)],
+        exception_handlers=http.HANDLERS,
+    )
+    app.state.service = service
+    app.state.limits = settings.limits
+    app.state.budget = http.Budget(settings.limits.decoding)
+    app.state.open = settings.open
+    return app, service
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server; when it ends it first lets go who waits for news, then closes WebSockets with 1012."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._service.rounds.wind_down()
+        await super().shutdown(sockets)
+
+
+def serve(settings: NodeSettings, *, with_parent: bool = False) -> None:
+    """Run a node until SIGTERM or SIGINT. Prints one line with its address when it is ready.
+
+    Args:
+        with_parent: end when standard input closes, which it does when the parent process dies in any way.
+    """
+    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _alone(settings.data):
+        asyncio.run(_serve(settings, with_parent))
+
+
+async def _serve(settings: NodeSettings, with_parent: bool) -> None:
+    app, service = build(settings)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http="h11",
+        h11_max_incomplete_event_size=settings.limits.header,
+        ws=GridkitWebSocket,
+        ws_max_size=settings.limits.message_before_auth,
+        ws_per_message_deflate=False,
+        ws_ping_interval=20,
+        ws_ping_timeout=60,
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+        ssl_certfile=settings.certfile,
+        ssl_keyfile=settings.keyfile,
+    )
+    listening = config.bind_socket()
+    service.rounds.db.start()
+    try:
+        await service.rounds.start()
+        server = Server(config, service)
+        if with_parent:
+            threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
+        announcement = asyncio.get_running_loop().create_task(_announce(server, settings, listening))
+        await server.serve(sockets=[listening])
+        await announcement
+    finally:
+        await service.rounds.close()
+        await asyncio.to_thread(service.rounds.db.close)
+        listening.close()
+
+
+async def _announce(server: Server, settings: NodeSettings, listening: socket.socket) -> None:
+    while not server.started and not server.should_exit:
+        await asyncio.sleep(0.005)
+    scheme = "https" if settings.certfile else "http"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    print(f"gridkit node ready at {scheme}://{host}:{listening.getsockname()[1]}", flush=True)
+    if settings.open:
+        print("anonymous clients are welcome (--open): anyone on this machine can host and train", file=sys.stderr)
+
+
+def _end_with_parent(server: Server) -> None:
+    while os.read(0, 4096):
+        pass
+    server.should_exit = True
+
+
+@contextmanager
+def _alone(data: Path) -> Iterator[None]:
+    """One node a data folder."""
+    with open(data / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"another node is running on the data folder {data}", "stop it, or choose another --data"
+            ) from None
+        yield

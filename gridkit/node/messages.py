@@ -1,0 +1,165 @@
+"""What comes in, checked against a schema before anything else looks at it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import unicodedata
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from gridkit.errors import ErrorCode, NodeError, WireError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _plain(text: str) -> str:
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
+        raise ValueError("control characters and lone surrogates are not allowed")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_plain)]
+"""An id, a name, a version or a label: 1 to 200 characters, none of them a control character."""
+
+Key = Annotated[str, Field(min_length=1, max_length=200)]
+Seconds = Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Message(BaseModel):
+    """Base: unknown members are ignored (other clients send more), wrong types are not converted."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, protected_namespaces=())
+
+
+class Authenticate(Message):
+    model_name: Text
+    model_version: Text | None = None
+    auth_token: Annotated[str, Field(max_length=8192)] | None = None
+    worker_id: Key | None = None
+    """ours: take up an identity that this node gave out earlier"""
+    worker: Text | None = None
+    """ours: how the worker wishes to be called in reports"""
+
+
+class CycleRequest(Message):
+    worker_id: Key
+    model: Text
+    version: Text | None = None
+    wait: Seconds = 0.0
+    """ours: hold a rejection back until the cycle changes, at most so long"""
+
+
+class WorkerError(Message):
+    type: Annotated[str, Field(max_length=200)] = "Error"
+    message: Annotated[str, Field(max_length=4000)] = ""
+    traceback: Annotated[str, Field(max_length=20_000)] = ""
+
+
+class Report(Message):
+    worker_id: Key
+    request_key: Key
+    samples: Annotated[int, Field(ge=0, lt=2**53)] | None = None
+    metrics: Annotated[dict[Text, Finite], Field(max_length=50)] = Field(default_factory=dict)
+    error: WorkerError | None = None
+    diff: str | None = None
+
+
+class HostTraining(Message):
+    model: str
+    plans: dict[Text, str]
+    protocols: dict[Text, str] = Field(default_factory=dict)
+    averaging_plan: str | None = None
+    client_config: dict[str, Any]
+    server_config: dict[str, Any]
+
+
+class ProcessName(Message):
+    name: Text
+    version: Text | None = None
+
+
+class Stop(ProcessName):
+    now: bool = False
+
+
+class IssueToken(ProcessName):
+    worker: Text | None = None
+    slot: Annotated[int, Field(ge=0, lt=1_000_000)] | None = None
+
+
+class Envelope(Message):
+    """One WebSocket message."""
+
+    type: Annotated[str, Field(max_length=200)]
+    data: dict[str, Any] = Field(default_factory=dict)
+    request_id: Any = None
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return made
+
+
+def parse_json(data: bytes | str) -> dict[str, Any]:
+    """A JSON object. Strict: UTF-8, no NaN, no doubled names, no depth that breaks the parser.
+
+    Raises:
+        WireError: `BAD_JSON`.
+    """
+    try:
+        text = data.decode("utf-8") if isinstance(data, bytes) else data
+        value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
+        raise WireError(f"the message is not JSON: {reason}", code=ErrorCode.BAD_JSON) from None
+    if not isinstance(value, dict):
+        raise WireError(f"the message is a JSON {type(value).__name__}, not an object", code=ErrorCode.BAD_JSON)
+    return value
+
+
+def parse(kind: type[M], data: dict[str, Any]) -> M:
+    """`data` as a message of this kind.
+
+    Raises:
+        NodeError: `BAD_REQUEST`, naming the first member that is wrong.
+    """
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part)[:50] for part in first["loc"]) or "message"
+        raise NodeError(f"{where}: {first['msg']}", code=ErrorCode.BAD_REQUEST, status=400) from None
+
+
+def from_base64(text: str) -> bytes:
+    """Standard, padded base64, nothing else.
+
+    Raises:
+        WireError: `MALFORMED`.
+    """
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise WireError("diff is not standard padded base64") from None
+
+
+def from_hex(text: str, what: str) -> bytes:
+    """Hex, as `host-training` carries models and plans.
+
+    Raises:
+        WireError: `MALFORMED`.
+    """
+    try:
+        return binascii.unhexlify(text)
+    except (binascii.Error, ValueError):
+        raise WireError(f"{what} is not hex") from None

@@ -1,0 +1,333 @@
+"""The shell around the cycle engine: where a decision meets the disk.
+
+The rules are in `federated.cycle.decide`. `Rounds.apply` is one event: load, decide, store state, rows and references
+in one transaction (compare-and-set on the process's revision), then do what was decided. A crash at any point leaves
+either the state before or the state after; `start` takes up from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO
+
+import sqlalchemy as sa
+
+from gridkit.errors import ErrorCode, NodeError, NotFoundError
+from gridkit.federated import cycle, history
+from gridkit.federated.aggregate import aggregate
+from gridkit.node.failpoint import failpoint
+from gridkit.node.store import database as db
+from gridkit.node.store.blobs import Blobs, Draft
+from gridkit.wire.state import StateReader, pack_stream
+from gridkit.wire.tensors import TensorSpec
+
+Remember = Callable[[sa.Connection, "Process", Iterable[cycle.Decision]], None]
+"""What a caller adds to the transaction of an event: (connection, process before, decisions)."""
+
+
+class Clock:
+    """UTC in epoch seconds that never jumps: read once from the wall, then from the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._start = time.time() - time.monotonic()
+
+    def __call__(self) -> float:
+        return self._start + time.monotonic()
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A hosted training as the database has it."""
+
+    id: str
+    name: str
+    version: str
+    client_config: dict[str, Any]
+    server_config: dict[str, Any]
+    model: tuple[TensorSpec, ...]
+    state: cycle.CycleState
+    revision: int
+
+    @classmethod
+    def of(cls, row: Any) -> Process:
+        specs = tuple(TensorSpec(name, dtype, tuple(shape)) for name, dtype, shape in row.model)
+        state = cycle.CycleState.from_json(row.state)
+        return cls(row.id, row.name, row.version, row.client_config, row.server_config, specs, state, row.revision)
+
+    @property
+    def title(self) -> str:
+        return f"'{self.name}' {self.version}"
+
+
+def all_processes(c: sa.Connection) -> list[Process]:
+    return [Process.of(row) for row in c.execute(sa.select(db.process).order_by(db.process.c.created_at))]
+
+
+def append_rows(c: sa.Connection, run: str, rows: Iterable[dict[str, Any]]) -> None:
+    """Add published rows to the one event table."""
+    for row in rows:
+        body = {key: value for key, value in row.items() if key != "kind"}
+        c.execute(db.event.insert().values(run=run, kind=row["kind"], body=body))
+
+
+def read_rows(c: sa.Connection, after: int, run: str | None, limit: int = 500) -> list[dict[str, Any]]:
+    """Published rows with a larger `seq`, of one run or of all."""
+    wanted = sa.select(db.event).where(db.event.c.seq > after).order_by(db.event.c.seq).limit(limit)
+    if run is not None:
+        wanted = wanted.where(db.event.c.run == run)
+    return [{"seq": row.seq, "run": row.run, "kind": row.kind, **row.body} for row in c.execute(wanted)]
+
+
+def _referenced(c: sa.Connection) -> set[str]:
+    tables = (db.plan, db.checkpoint, db.report)
+    return {digest for table in tables for digest in c.execute(sa.select(table.c.digest)).scalars()}
+
+
+class Rounds:
+    """All cycles of one node. `clock` gives the time of events; `news` wakes whoever waits for a change."""
+
+    def __init__(self, database: db.Database, blobs: Blobs) -> None:
+        self.db = database
+        self.blobs = blobs
+        self.clock = Clock()
+        self.closing = False
+        self.news = asyncio.Event()
+        self._timer_due = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- life
+
+    async def start(self) -> None:
+        """Sweep what a crash left, take up aggregations that were under way, start the timer."""
+        wanted = await self.db.read(_referenced)
+        await asyncio.to_thread(self.blobs.sweep, wanted)
+        for process in await self.db.read(all_processes):
+            order = cycle.pending_aggregation(process.state)
+            if order is not None:
+                self._spawn(self._aggregate(process, order))
+        self._spawn(self._keep_deadlines())
+
+    def wind_down(self) -> None:
+        """Let everybody go who waits for news."""
+        self.closing = True
+        self.announce()
+
+    async def close(self) -> None:
+        self.wind_down()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def announce(self) -> None:
+        """Wake whoever waits: something changed."""
+        news, self.news = self.news, asyncio.Event()
+        news.set()
+        self._timer_due.set()
+
+    async def changed(self, news: asyncio.Event, seconds: float) -> None:
+        """Until `news` (taken before looking) is set, or so many seconds have passed."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(news.wait(), max(0.0, seconds))
+
+    # -- reading
+
+    async def named(self, name: str, version: str | None) -> Process:
+        """The process of this name; without a version the newest.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        wanted = sa.select(db.process).where(db.process.c.name == name)
+        if version is not None:
+            wanted = wanted.where(db.process.c.version == version)
+        newest = wanted.order_by(db.process.c.created_at.desc()).limit(1)
+        row = await self.db.read(lambda c: c.execute(newest).first())
+        if row is None:
+            asked = f"'{name}'" + (f" {version}" if version is not None else "")
+            raise NotFoundError(
+                f"no training {asked} is hosted on this node",
+                "check name and version; the owner sees them in grid.runs",
+                code=ErrorCode.NOT_FOUND,
+                status=404,
+            )
+        return Process.of(row)
+
+    async def process(self, process_id: str) -> Process:
+        wanted = sa.select(db.process).where(db.process.c.id == process_id)
+        return Process.of(await self.db.read(lambda c: c.execute(wanted).one()))
+
+    async def open_checkpoint(self, process: Process, number: int) -> BinaryIO:
+        """A kept model, as a State message.
+
+        Raises:
+            NotFoundError: that checkpoint isn't there, or no longer.
+        """
+        wanted = sa.select(db.checkpoint.c.digest).where(
+            db.checkpoint.c.process == process.id, db.checkpoint.c.number == number
+        )
+        digest = await self.db.read(lambda c: c.execute(wanted).scalar())
+        if digest is not None:
+            with suppress(FileNotFoundError):  # collected between the look-up and here
+                return await asyncio.to_thread(self.blobs.open, digest)
+        raise NotFoundError(
+            f"checkpoint {number} of {process.title} isn't kept",
+            "ask for 'latest', or host with a larger keep_last",
+            code=ErrorCode.NOT_FOUND,
+            status=404,
+        )
+
+    # -- events
+
+    async def apply(
+        self, process_id: str, make: Callable[[float], cycle.Event], remember: Remember | None = None
+    ) -> tuple[Process, tuple[cycle.Decision, ...]]:
+        """One event: what it decided, and the process after it. The answer is on the disk when this returns."""
+        event = make(self.clock())
+
+        def transact(c: sa.Connection) -> tuple[Process, tuple[cycle.Decision, ...], bool]:
+            before = Process.of(c.execute(sa.select(db.process).where(db.process.c.id == process_id)).one())
+            state, decisions = cycle.decide(before.state, event)
+            if remember is not None:
+                remember(c, before, decisions)
+            rows = history.publish(before.state, event, state, decisions)
+            append_rows(c, process_id, rows)
+            if state == before.state:
+                return before, decisions, bool(rows)
+            done = c.execute(
+                db.process.update()
+                .where(db.process.c.id == process_id, db.process.c.revision == before.revision)
+                .values(state=state.to_json(), revision=before.revision + 1, deadline=state.deadline)
+            )
+            if done.rowcount != 1:
+                raise NodeError(f"{before.title} was changed by another node", code=ErrorCode.BUSY, status=503)
+            return replace(before, state=state, revision=before.revision + 1), decisions, True
+
+        process, decisions, changed = await self.db.write(transact)
+        if changed:
+            self.announce()
+        for decision in decisions:
+            if isinstance(decision, cycle.Aggregate):
+                self._spawn(self._aggregate(process, decision))
+        return process, decisions
+
+    async def discard(self, digests: list[str]) -> None:
+        """Delete those of the blobs that nothing refers to. On the writer's thread: no reference can come meanwhile,
+        but for pinned ones."""
+
+        def collect(c: sa.Connection) -> None:
+            wanted: set[str] = set()
+            for table in (db.plan, db.checkpoint, db.report):
+                wanted.update(c.execute(sa.select(table.c.digest).where(table.c.digest.in_(digests))).scalars())
+            self.blobs.collect(d for d in digests if d not in wanted)
+
+        if digests:
+            await self.db.write(collect)
+
+    async def _aggregate(self, process: Process, order: cycle.Aggregate) -> None:
+        """Average the reports of a closed cycle into the next checkpoint; again, if the disk is full meanwhile."""
+        pause = 1.0
+        while True:
+            try:
+                await self._aggregate_once(process, order)
+                break
+            except OSError as error:
+                self._complain(f"{process.title}: cycle {order.sequence} can't be averaged yet", error)
+                await asyncio.sleep(pause)
+                pause = min(60.0, pause * 2)
+        await self._retire(process, order.sequence)
+        failpoint("collected")
+
+    async def _aggregate_once(self, process: Process, order: cycle.Aggregate) -> None:
+        started = time.perf_counter()
+        failpoint("aggregate-started")
+        old = await self.open_checkpoint(process, order.sequence)
+        draft = self.blobs.draft()
+        try:
+            await asyncio.to_thread(self._average, process, order, old, draft)
+            failpoint("aggregate-stored")
+
+            def remember(c: sa.Connection, before: Process, _decisions: Iterable[cycle.Decision]) -> None:
+                if before.state.sequence == order.sequence and before.state.phase is cycle.Phase.AGGREGATING:
+                    number = order.sequence + 1
+                    c.execute(db.checkpoint.insert().values(process=process.id, number=number, digest=draft.digest))
+                failpoint("aggregate-decided")
+
+            with self.blobs.pinned(draft.digest):
+                await asyncio.to_thread(self.blobs.keep, draft)
+                took = time.perf_counter() - started
+                await self.apply(process.id, lambda at: cycle.Aggregated(at, order.sequence, took), remember)
+            failpoint("aggregate-committed")
+        finally:
+            old.close()
+            await asyncio.to_thread(draft.discard)
+
+    def _average(self, process: Process, order: cycle.Aggregate, old: BinaryIO, draft: Draft) -> None:
+        files: list[BinaryIO] = []
+        try:
+            reports = []
+            for part in order.parts:
+                files.append(self.blobs.open(part.digest))
+                reports.append((part.weight, StateReader(files[-1])))
+            chunks = aggregate(process.state.rules.strategy, StateReader(old), reports)
+            for piece in pack_stream(process.model, chunks):
+                draft.write(piece)
+        finally:
+            for file in files:
+                file.close()
+
+    async def _retire(self, process: Process, closed: int) -> None:
+        """Retention: reports of closed cycles go, and models that are neither recent, nor a k-th, nor the first."""
+        rules = process.state.rules
+
+        def forget(c: sa.Connection) -> list[str]:
+            reports = sa.and_(db.report.c.process == process.id, db.report.c.sequence <= closed)
+            models = sa.and_(
+                db.checkpoint.c.process == process.id,
+                db.checkpoint.c.number > 1,
+                db.checkpoint.c.number <= closed + 1 - rules.keep_last,
+                db.checkpoint.c.number % rules.keep_every != 0 if rules.keep_every else sa.true(),
+            )
+            digests: list[str] = []
+            for table, which in ((db.report, reports), (db.checkpoint, models)):
+                digests += c.execute(sa.select(table.c.digest).where(which)).scalars()
+                c.execute(table.delete().where(which))
+            return digests
+
+        await self.discard(await self.db.write(forget))
+
+    async def _keep_deadlines(self) -> None:
+        """The timer: acts at the nearest deadline, whether or not anybody comes by."""
+        nearest = (
+            sa.select(db.process.c.id, db.process.c.deadline)
+            .where(db.process.c.deadline.is_not(None))
+            .order_by(db.process.c.deadline)
+        )
+        while True:
+            self._timer_due.clear()
+            rows = await self.db.read(lambda c: c.execute(nearest).all())
+            now = self.clock()
+            due = [row.id for row in rows if row.deadline <= now]
+            for process_id in due:
+                await self.apply(process_id, cycle.Tick)
+            if not due:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._timer_due.wait(), rows[0].deadline - now if rows else None)
+
+    # -- tasks
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._complain("a background task failed", error)
+
+    def _complain(self, message: str, error: BaseException) -> None:
+        asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})

@@ -1,0 +1,44 @@
+"""`GET /events?after=seq[&run=id]`: the published rows as server-sent events, and `GET /status/`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from gridkit import __version__
+from gridkit.errors import ErrorCode, NodeError
+from gridkit.node.routes.http import principal_of, service_of
+
+
+async def events(request: Request) -> Response:
+    service, principal = service_of(request), principal_of(request)
+    service.tokens.allow(principal, "observe")
+    after = request.query_params.get("after") or request.headers.get("last-event-id") or "0"
+    if not (after.isdecimal() and len(after) < 16):
+        raise NodeError("'after' is not a number", code=ErrorCode.BAD_REQUEST, status=400)
+    batches = service.rows(principal, int(after), request.query_params.get("run"))
+
+    async def stream() -> AsyncIterator[str]:
+        async for batch in batches:
+            if not batch:
+                yield ": still here\n\n"
+            else:
+                yield "".join(f"id: {row['seq']}\ndata: {json.dumps(row)}\n\n" for row in batch)
+
+    return StreamingResponse(stream(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+
+async def status(request: Request) -> Response:
+    service_of(request).tokens.allow(principal_of(request), "status")
+    return JSONResponse({"status": "ok", "gridkit": __version__})
+
+
+ROUTES = [
+    Route("/events", events, methods=["GET"]),
+    Route("/status", status, methods=["GET"]),
+    Route("/status/", status, methods=["GET"]),
+]

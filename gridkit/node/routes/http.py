@@ -1,0 +1,152 @@
+"""What the HTTP routes share: bodies under a limit, answers in both families' shape, files as streams."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, BinaryIO
+
+from starlette.concurrency import iterate_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from gridkit.errors import ErrorCode, GridkitError, LimitError, NodeError
+from gridkit.node.guard import Principal, error_body
+from gridkit.node.service import Service
+from gridkit.node.settings import Limits
+from gridkit.node.store.blobs import Draft
+
+PIECE = 1 << 20
+
+
+class Budget:
+    """So many bytes of bodies in memory at a time; who comes later waits."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._used = 0
+        self._freed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def take(self, size: int) -> AsyncIterator[None]:
+        size = min(size, self._total)
+        async with self._freed:
+            await self._freed.wait_for(lambda: self._used + size <= self._total)
+            self._used += size
+        try:
+            yield
+        finally:
+            async with self._freed:
+                self._used -= size
+                self._freed.notify_all()
+
+
+def service_of(request: Request) -> Service:
+    service = request.app.state.service
+    assert isinstance(service, Service)
+    return service
+
+
+def limits_of(request: Request) -> Limits:
+    limits = request.app.state.limits
+    assert isinstance(limits, Limits)
+    return limits
+
+
+def principal_of(request: Request) -> Principal:
+    return service_of(request).tokens.of_headers(request.scope["headers"])
+
+
+async def body(request: Request, limit: int) -> bytes:
+    """The body, or `LimitError` before more than `limit` bytes are held."""
+    pieces: list[bytes] = []
+    left = limit
+    async for piece in request.stream():
+        left -= len(piece)
+        if left < 0:
+            raise too_large(limit)
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+async def body_to(request: Request, draft: Draft, limit: int) -> None:
+    """Stream the body into a draft on disk."""
+    async for piece in request.stream():
+        if draft.size + len(piece) > limit:
+            raise too_large(limit)
+        if piece:
+            await asyncio.to_thread(draft.write, piece)
+
+
+def declared_size(request: Request, limit: int) -> int:
+    """Content-Length when it is given and sane, else the limit."""
+    length = request.headers.get("content-length", "")
+    size = int(length) if length.isdecimal() else limit
+    if size > limit:
+        raise too_large(limit)
+    return size
+
+
+def too_large(limit: int) -> LimitError:
+    return LimitError(f"the body is larger than {limit} bytes", code=ErrorCode.TOO_LARGE, status=413)
+
+
+def answer(kind: str, data: dict[str, Any]) -> JSONResponse:
+    """The members at the top for one family of clients, the envelope for the other."""
+    return JSONResponse({"type": kind, "data": data, **data})
+
+
+def file_answer(file: BinaryIO, headers: dict[str, str] | None = None) -> Response:
+    """A file as octets, a MiB at a time."""
+    size = file.seek(0, 2)
+    file.seek(0)
+
+    def pieces() -> Iterator[bytes]:
+        with file:
+            while piece := file.read(PIECE):
+                yield piece
+
+    return StreamingResponse(
+        iterate_in_threadpool(pieces()),
+        media_type="application/octet-stream",
+        headers={"content-length": str(size), **(headers or {})},
+    )
+
+
+def needed(request: Request, name: str) -> str:
+    """A member of the query that must be there."""
+    value = request.query_params.get(name)
+    if not value or len(value) > Limits().text:
+        raise NodeError(f"the query has no usable '{name}'", code=ErrorCode.BAD_REQUEST, status=400)
+    return value
+
+
+async def on_gridkit_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, GridkitError)
+    status = error.status if isinstance(error, NodeError) else 400
+    headers = {"connection": "close"} if status == 413 else None
+    return JSONResponse(error_body(error), status, headers)
+
+
+async def on_disconnect(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=400)  # nobody is there to read it
+
+
+async def on_disk_error(_request: Request, _error: Exception) -> Response:
+    full = LimitError("the node has no room left on its disk", code=ErrorCode.NO_ROOM, status=507)
+    return JSONResponse(error_body(full), 507)
+
+
+async def on_crash(_request: Request, _error: Exception) -> Response:
+    """A defect of the node. uvicorn writes the traceback to the node's own log; the peer gets a code."""
+    error = NodeError("the node failed; its log says why", code=ErrorCode.INTERNAL)
+    return JSONResponse(error_body(error), 500)
+
+
+HANDLERS: dict[Any, Any] = {
+    GridkitError: on_gridkit_error,
+    ClientDisconnect: on_disconnect,
+    OSError: on_disk_error,
+    Exception: on_crash,
+}

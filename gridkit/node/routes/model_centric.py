@@ -1,0 +1,195 @@
+"""Model-centric federated learning over HTTP, as PyGrid's clients and syft.js speak it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from gridkit.errors import ErrorCode, NodeError
+from gridkit.node import messages
+from gridkit.node.routes.http import (
+    answer,
+    body,
+    body_to,
+    declared_size,
+    file_answer,
+    limits_of,
+    needed,
+    principal_of,
+    service_of,
+)
+
+PREFIX = "/model-centric"
+MAX_PLANS = 16
+
+
+async def host_training(request: Request) -> Response:
+    """Multipart: `config` (JSON with client_config, server_config and plans: [name, …]), `model`, `plan0`, `plan1`, …"""
+    service, principal = service_of(request), principal_of(request)
+    service.tokens.allow(principal, "host-training")
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        raise NodeError("host-training takes multipart/form-data", code=ErrorCode.BAD_REQUEST, status=400)
+    limits = limits_of(request)
+    async with request.form(max_files=2 + MAX_PLANS, max_fields=2, max_part_size=1 << 20) as form:
+        config = messages.parse_json(await _part(form.get("config"), "config", 1 << 20))
+        names = config.get("plans")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(names) > MAX_PLANS:
+            raise NodeError("config.plans is not a list of names", code=ErrorCode.BAD_REQUEST, status=400)
+        model = form.get("model")
+        if not isinstance(model, UploadFile):
+            raise NodeError("the form has no file 'model'", code=ErrorCode.BAD_REQUEST, status=400)
+        plans = {
+            name: await _part(form.get(f"plan{place}"), f"plan{place}", limits.plan)
+            for place, name in enumerate(names)
+        }
+        hosted = await service.host(
+            principal, model.file, plans, _object(config, "client_config"), _object(config, "server_config")
+        )
+    return answer("model-centric/host-training", hosted)
+
+
+async def _part(part: Any, name: str, limit: int) -> bytes:
+    if isinstance(part, UploadFile):
+        data = await part.read(limit + 1)
+    elif isinstance(part, str):
+        data = part.encode()
+    else:
+        raise NodeError(f"the form has no part '{name}'", code=ErrorCode.BAD_REQUEST, status=400)
+    if len(data) > limit:
+        raise NodeError(f"'{name}' is larger than {limit} bytes", code=ErrorCode.TOO_LARGE, status=413)
+    return data
+
+
+def _object(config: dict[str, Any], name: str) -> dict[str, Any]:
+    value = config.get(name)
+    if not isinstance(value, dict):
+        raise NodeError(f"config.{name} is not an object", code=ErrorCode.BAD_REQUEST, status=400)
+    return value
+
+
+async def authenticate(request: Request) -> Response:
+    principal = principal_of(request)
+    wish = messages.parse(messages.Authenticate, await _json(request))
+    return answer("model-centric/authenticate", await service_of(request).authenticate(principal, wish))
+
+
+async def cycle_request(request: Request) -> Response:
+    principal = principal_of(request)
+    wish = messages.parse(messages.CycleRequest, await _json(request))
+    return answer("model-centric/cycle-request", await service_of(request).request_cycle(principal, wish))
+
+
+async def get_model(request: Request) -> Response:
+    asked = (needed(request, name) for name in ("worker_id", "request_key", "model_id"))
+    return file_answer(await service_of(request).open_model(principal_of(request), *asked))
+
+
+async def get_plan(request: Request) -> Response:
+    query = request.query_params
+    plan_id = needed(request, "plan_id")
+    file = await service_of(request).open_plan(
+        principal_of(request),
+        query.get("worker_id"),
+        query.get("request_key"),
+        int(plan_id) if plan_id.isdecimal() and len(plan_id) < 16 else -1,
+        query.get("receive_operations_as", "list"),
+    )
+    return file_answer(file)
+
+
+async def report(request: Request) -> Response:
+    """JSON with a base64 diff, or the diff as octets with the ids (and samples, loss) in the query."""
+    if request.headers.get("content-type", "").startswith("application/octet-stream"):
+        return await _binary_report(request)
+    service, principal, limits = service_of(request), principal_of(request), limits_of(request)
+    size = declared_size(request, limits.message)
+    async with request.app.state.budget.take(2 * size):
+        wish = messages.parse(messages.Report, messages.parse_json(await body(request, limits.message)))
+        return answer("model-centric/report", await take_report(service, principal, wish))
+
+
+async def take_report(service: Any, principal: Any, wish: messages.Report) -> dict[str, Any]:
+    """A report whose diff came as text: over HTTP or over a socket."""
+    await service.report_limit(principal, wish.worker_id, wish.request_key)
+    draft = service.draft()
+    try:
+        if wish.error is None:
+            diff = messages.from_base64(wish.diff or "")
+            await asyncio.to_thread(draft.write, diff)
+        return dict(await service.report(principal, wish, draft))
+    finally:
+        await asyncio.to_thread(draft.discard)
+
+
+async def _binary_report(request: Request) -> Response:
+    service, principal = service_of(request), principal_of(request)
+    query = request.query_params
+    samples = query.get("samples")
+    if samples is not None and not (samples.isdecimal() and len(samples) < 16):
+        raise NodeError("samples is not a number", code=ErrorCode.BAD_REQUEST, status=400)
+    metrics = messages.parse_json(query["metrics"]) if "metrics" in query else {}
+    wish = messages.parse(
+        messages.Report,
+        {
+            "worker_id": needed(request, "worker_id"),
+            "request_key": needed(request, "request_key"),
+            "samples": None if samples is None else int(samples),
+            "metrics": metrics,
+        },
+    )
+    limit = await service.report_limit(principal, wish.worker_id, wish.request_key)
+    declared_size(request, limit)
+    draft = service.draft()
+    try:
+        await body_to(request, draft, limit)
+        return answer("model-centric/report", await service.report(principal, wish, draft))
+    finally:
+        await asyncio.to_thread(draft.discard)
+
+
+async def retrieve_model(request: Request) -> Response:
+    query = request.query_params
+    file, number = await service_of(request).open_checkpoint(
+        principal_of(request), needed(request, "name"), query.get("version"), query.get("checkpoint", "latest")
+    )
+    return file_answer(file, {"x-gridkit-checkpoint": str(number)})
+
+
+async def processes(request: Request) -> Response:
+    return JSONResponse({"processes": await service_of(request).processes(principal_of(request))})
+
+
+async def stop(request: Request) -> Response:
+    principal = principal_of(request)
+    wish = messages.parse(messages.Stop, await _json(request))
+    return answer("model-centric/stop", await service_of(request).stop(principal, wish))
+
+
+async def worker_token(request: Request) -> Response:
+    principal = principal_of(request)
+    wish = messages.parse(messages.IssueToken, await _json(request))
+    token = await service_of(request).issue_token(principal, wish)
+    return answer("model-centric/worker-token", {"status": "success", "worker_token": token})
+
+
+async def _json(request: Request) -> dict[str, Any]:
+    return messages.parse_json(await body(request, limits_of(request).message_before_auth))
+
+
+ROUTES = [
+    Route(f"{PREFIX}/host-training", host_training, methods=["POST"]),
+    Route(f"{PREFIX}/authenticate", authenticate, methods=["POST"]),
+    Route(f"{PREFIX}/cycle-request", cycle_request, methods=["POST"]),
+    Route(f"{PREFIX}/get-model", get_model, methods=["GET"]),
+    Route(f"{PREFIX}/get-plan", get_plan, methods=["GET"]),
+    Route(f"{PREFIX}/report", report, methods=["POST"]),
+    Route(f"{PREFIX}/retrieve-model", retrieve_model, methods=["GET"]),
+    Route(f"{PREFIX}/processes", processes, methods=["GET"]),
+    Route(f"{PREFIX}/stop", stop, methods=["POST"]),
+    Route(f"{PREFIX}/worker-token", worker_token, methods=["POST"]),
+]

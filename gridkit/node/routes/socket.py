@@ -1,0 +1,113 @@
+"""The same use-cases as messages over the WebSocket at `/`: ``{"type", "data"[, "request_id"]}`` both ways.
+
+Messages of one socket are answered in the order in which they came. A worker is not tied to its socket: ids and keys
+work on any other one, and over HTTP.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from gridkit.errors import ErrorCode, GridkitError, NodeError
+from gridkit.node import messages
+from gridkit.node.guard import Principal, Role, error_body
+from gridkit.node.routes.model_centric import take_report
+from gridkit.node.service import Service
+
+
+class Connection:
+    """One open socket: who it is, and how large its messages may be."""
+
+    def __init__(self, socket: WebSocket) -> None:
+        self.socket = socket
+        self.service: Service = socket.app.state.service
+        self.principal: Principal = self.service.tokens.of_headers(socket.scope["headers"])
+        if self.principal.role is not Role.ANONYMOUS or socket.app.state.open:
+            self.trust()
+
+    def trust(self) -> None:
+        """From now on messages may have the configured size."""
+        self.socket.scope["extensions"]["gridkit.limit"](self.socket.app.state.limits.message)
+
+    async def authenticate(self, data: dict[str, Any]) -> dict[str, Any]:
+        done = await self.service.authenticate(self.principal, messages.parse(messages.Authenticate, data))
+        self.trust()
+        return done
+
+    async def cycle_request(self, data: dict[str, Any]) -> dict[str, Any]:
+        return await self.service.request_cycle(self.principal, messages.parse(messages.CycleRequest, data))
+
+    async def report(self, data: dict[str, Any]) -> dict[str, Any]:
+        wish = messages.parse(messages.Report, data)
+        async with self.socket.app.state.budget.take(len(wish.diff or "")):
+            return await take_report(self.service, self.principal, wish)
+
+    async def host_training(self, data: dict[str, Any]) -> dict[str, Any]:
+        self.service.tokens.allow(self.principal, "host-training")
+        wish = messages.parse(messages.HostTraining, data)
+        return await self.service.host(
+            self.principal,
+            io.BytesIO(messages.from_hex(wish.model, "model")),
+            {name: messages.from_hex(text, f"plan '{name}'") for name, text in wish.plans.items()},
+            wish.client_config,
+            wish.server_config,
+            averaging_plan=messages.from_hex(wish.averaging_plan, "averaging_plan") if wish.averaging_plan else None,
+        )
+
+    async def answer(self, text: str) -> dict[str, Any]:
+        """The reply to one message; errors are replies too."""
+        kind, reply = "error", {}
+        try:
+            envelope = messages.parse(messages.Envelope, messages.parse_json(text))
+            kind = envelope.type
+            if envelope.request_id is not None:
+                reply["request_id"] = envelope.request_id
+            handler = HANDLERS.get(kind)
+            if handler is None:
+                raise NodeError(
+                    f"this node knows no message type '{kind[:100]}'", code=ErrorCode.UNKNOWN_TYPE, status=400
+                )
+            data = await handler(self, envelope.data)
+        except GridkitError as error:
+            data = {"status": "error", **error_body(error)}
+        return {"type": kind, "data": data, **reply}
+
+
+Handler = Callable[[Connection, dict[str, Any]], Awaitable[dict[str, Any]]]
+
+HANDLERS: dict[str, Handler] = {
+    "model-centric/authenticate": Connection.authenticate,
+    "model-centric/cycle-request": Connection.cycle_request,
+    "model-centric/report": Connection.report,
+    "model-centric/host-training": Connection.host_training,
+}
+
+
+async def serve(socket: WebSocket) -> None:
+    try:
+        connection = Connection(socket)
+    except GridkitError:
+        await socket.close()  # before accept: the handshake answers 403
+        return
+    await socket.accept()
+    try:
+        while True:
+            message = await socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            text = message.get("text")
+            if text is None:
+                error = NodeError("binary messages are not understood here", code=ErrorCode.BAD_REQUEST, status=400)
+                await socket.send_json({"type": "error", "data": {"status": "error", **error_body(error)}})
+            else:
+                await socket.send_json(await connection.answer(text))
+    except WebSocketDisconnect:
+        return
+
+
+ROUTES = [WebSocketRoute("/", serve)]

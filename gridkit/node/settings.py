@@ -1,0 +1,102 @@
+"""What a node is told at its start."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gridkit.errors import UsageError
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Upper bounds, checked before anything is buffered. All sizes in bytes."""
+
+    header: int = 32 * 1024
+    """request line and headers together"""
+    headers: int = 100
+    """number of headers"""
+    message_before_auth: int = 64 * 1024
+    """one WebSocket message of a socket that hasn't authenticated"""
+    message: int = 64 * MIB
+    """one WebSocket message, or one JSON body, after that"""
+    upload: int = 2048 * MIB
+    """one multipart or binary body"""
+    decoding: int = 256 * MIB
+    """all JSON bodies with base64 payloads that are in memory at one time"""
+    text: int = 200
+    """an id, a name, a version, a label (characters)"""
+    plan: int = 72 * MIB
+    """one plan"""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """How a node is started.
+
+    Args:
+        host, port: where it listens; port 0 takes a free one.
+        data: folder of the database, the blobs and the secret; made with mode 0700.
+        database: SQLAlchemy URL; None is SQLite in `data`.
+        blobs: fsspec URL; None is a folder in `data`.
+        token: the owner's token, at least 16 characters; None keeps the one in `data`, or makes one.
+        open: anonymous clients of the old protocols are welcome (loopback only).
+        allow_origins, allow_hosts: further values of the Origin and Host headers.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 5000
+    data: Path = field(default_factory=lambda: Path("gridkit-data"))
+    database: str | None = None
+    blobs: str | None = None
+    token: str | None = field(default=None, repr=False)
+    open: bool = False
+    allow_origins: tuple[str, ...] = ()
+    allow_hosts: tuple[str, ...] = ()
+    certfile: str | None = None
+    keyfile: str | None = None
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if self.token is not None and len(self.token) < 16:
+            raise UsageError("the owner's token is shorter than 16 characters", "leave it out: the node makes one")
+        if self.open and not self.loopback:
+            raise UsageError(
+                f"--open on {self.host} would let everybody on that network in",
+                "bind 127.0.0.1, or leave --open out and give each worker a token",
+            )
+        if bool(self.certfile) != bool(self.keyfile):
+            raise UsageError("TLS needs both a certificate and a key", "give --certfile and --keyfile")
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the node."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def kept_secret(path: Path, given: str | None = None) -> str:
+    """The secret in the file `path` (mode 0600): `given` replaces it, a missing one is made.
+
+    The file is written beside and renamed, so that a crash leaves the old one or the new one.
+    """
+    if given is None and path.exists():
+        return path.read_text().strip()
+    secret = given or secrets.token_urlsafe(32)
+    draft = path.with_name(path.name + ".new")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secret + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    return secret
