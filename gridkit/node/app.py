@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -59,15 +60,20 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(settings: NodeSettings, *, with_parent: bool = False) -> None:
+def serve(settings: NodeSettings, *, with_parent: bool = False, temporary: bool = False) -> None:
     """Run a node until SIGTERM or SIGINT. Prints one line with its address when it is ready.
 
     Args:
         with_parent: end when standard input closes, which it does when the parent process dies in any way.
+        temporary: delete the data folder at the end.
     """
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _alone(settings.data):
-        asyncio.run(_serve(settings, with_parent))
+    try:
+        with _alone(settings.data):
+            asyncio.run(_serve(settings, with_parent))
+    finally:
+        if temporary:
+            shutil.rmtree(settings.data, ignore_errors=True)
 
 
 async def _serve(settings: NodeSettings, with_parent: bool) -> None:

@@ -1,0 +1,405 @@
+"""The async API, whole. `gridkit.session` is its sync face, made of it.
+
+>>> async with await gk.aio.launch() as grid:                                       # doctest: +SKIP
+...     run = await grid.train(model, plan, name="digits", clients=shards, rounds=10)
+...     await run
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+
+from gridkit.client.job import Cycle, JobClient
+from gridkit.client.link import Link
+from gridkit.client.node import Hosted, NodeClient
+from gridkit.errors import AccessError, ErrorCode, NodeError, NotFoundError, UsageError
+from gridkit.node.launch import NodeProcess
+from gridkit.plans.plan import Plan
+from gridkit.run import AsyncRun, RunBase, RunSource
+from gridkit.workers.pool import Pool
+from gridkit.workers.worker import Client
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Run = AsyncRun
+RunT = TypeVar("RunT", bound=RunBase)
+PATIENCE = 30.0
+"""seconds for which a session waits for a node that doesn't answer, such as one that is being started again"""
+
+
+class HostedTraining(Generic[RunT]):
+    """A training hosted for workers that come by themselves.
+
+    Attributes:
+        name, version: as hosted.
+        run: its Run: metrics, reports, wait, stop.
+        worker_token: for the workers, in `GRIDKIT_TOKEN`; good for this training only. Never shown in a repr.
+    """
+
+    def __init__(self, url: str, name: str, version: str, worker_token: str, run: RunT) -> None:
+        self.name = name
+        self.version = version
+        self.run = run
+        self.worker_token = worker_token
+        self._url = url
+
+    def __repr__(self) -> str:
+        return f"HostedTraining({self.name!r}, {self.version!r}, at {self._url})"
+
+    @property
+    def command(self) -> str:
+        """What a data holder types; the token goes into GRIDKIT_TOKEN."""
+        return f"gridkit worker {self._url} --name {self.name!r} --version {self.version!r} --data shard.npz"
+
+
+class NodeSource(RunSource):
+    """Feeds a Run from a node's event stream."""
+
+    def __init__(self, node: NodeClient, process: str, name: str, version: str) -> None:
+        self._node = node
+        self._process = process
+        self._name = name
+        self._version = version
+
+    def rows(self) -> Any:
+        return self._node.rows(self._process)
+
+    async def model(self, checkpoint: int | None) -> dict[str, np.ndarray]:
+        return await self._node.retrieve_model(self._name, self._version, checkpoint)
+
+    async def stop(self, now: bool) -> None:
+        await self._node.stop(self._name, self._version, now=now)
+
+    async def close(self) -> None:
+        """Nothing of its own: the session's link stays."""
+
+
+class SessionCore(Generic[RunT]):
+    """What a person holds in a notebook: one node, the trainings on it, and the worker processes of this session.
+
+    Made by `launch` or `connect`; an async context manager.
+    """
+
+    _run_class: type[RunT]
+
+    def __init__(self, link: Link, *, node: NodeProcess | None = None, pool: Pool | None = None) -> None:
+        self._link = link
+        self._node = NodeClient(link)
+        self._embedded = node
+        self._pool = pool or Pool()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        kind = "embedded node" if self._embedded else "node"
+        return f"Session({self.url!r}, {kind}{', closed' if self._closed else ''})"
+
+    @property
+    def url(self) -> str:
+        """The node's address."""
+        return self._link.url
+
+    @property
+    def pids(self) -> dict[str, Any]:
+        """Process ids: ``{"node": pid or None, "workers": [pid, …]}``."""
+        return {"node": self._embedded.pid if self._embedded else None, "workers": self._pool.pids}
+
+    async def __aenter__(self) -> SessionCore[RunT]:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End this session's workers, its node if it was launched here, and its connections. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self._pool.close)
+        await self._link.close()
+        if self._embedded is not None:
+            await asyncio.to_thread(self._embedded.close)
+
+    async def host_training(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        *,
+        name: str,
+        version: str = "1.0",
+        client_config: Mapping[str, Any] | None = None,
+        server_config: Mapping[str, Any] | None = None,
+    ) -> HostedTraining[RunT]:
+        """Host a training for workers that come by themselves (``gridkit worker``, other clients of the protocol).
+
+        Args:
+            model: its parameters and buffers are the start.
+            plan: from `gridkit.training_plan`.
+            client_config: for the workers: `batch_size`, `lr`, `max_epochs`, `max_updates`, `seed`.
+            server_config: the cycles' rules, such as `num_cycles`, `min_diffs`, `max_diffs`, `cycle_length` (s).
+
+        Raises:
+            ConflictError: this name and version are hosted already.
+
+        Example:
+            >>> process = await grid.host_training(model, plan, name="digits",      # doctest: +SKIP
+            ...                                    server_config={"num_cycles": 5, "min_diffs": 3, "max_diffs": 3})
+        """
+        rules = dict(server_config or {})
+        hosted = await self._host(model, plan, name, version, dict(client_config or {}), rules)
+        run = self._follow(hosted, name, version, model=model, plan=plan, rounds=rules.get("num_cycles") or None)
+        return HostedTraining(self.url, name, version, hosted.worker_token, run)
+
+    async def train(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        *,
+        name: str,
+        version: str | None = None,
+        clients: Sequence[tuple[Any, Any]],
+        rounds: int = 10,
+        batch_size: int = 8,
+        local_epochs: int = 1,
+        lr: float | None = None,
+        fraction: float = 1.0,
+        strategy: str = "fedavg",
+        evaluate: Callable[[Any], Mapping[str, float]] | None = None,
+        seed: int = 0,
+        tolerate: int = 0,
+        weighting: str = "samples",
+        max_samples: int | None = None,
+        max_norm: float | None = None,
+        round_timeout: float | None = None,
+        keep_last: int = 20,
+        keep_every: int = 0,
+        processes: int = 2,
+    ) -> RunT:
+        """Train on this machine's worker processes, through the node. Returns at once; `run.wait()` waits.
+
+        Args:
+            model: the start; it stays as it is.
+            plan: from `gridkit.training_plan`.
+            name, version: of the training; without a version the next free one ("1.0", "2.0", …).
+            clients: one ``(x, y)`` a client, arrays or tensors with equal first dimension. Each goes to one worker
+                process, and only there.
+            rounds, batch_size, local_epochs, lr: of the training; `lr` overrides the plan's.
+            fraction: share of the clients that take part in a round.
+            evaluate: called after each round with the new model (`nn.Module`, eval mode); returns metrics by name.
+            seed: of the cohorts and the batch order.
+            tolerate: so many clients may fail in a round.
+            weighting: "samples" or "equal"; `max_samples` caps the weight of one client.
+            max_norm: a diff with a larger L2 norm is refused.
+            round_timeout: seconds after which clients that haven't reported count as failed.
+            keep_last, keep_every: which rounds' models the node keeps.
+            processes: worker processes to spread the clients over.
+
+        Raises:
+            UsageError: the arguments don't fit together.
+            ConflictError: this name and version are hosted already.
+
+        Source: McMahan et al. 2017, "Communication-efficient learning of deep networks from decentralized data".
+        """
+        shards = [Client(*_arrays(place, client)) for place, client in enumerate(clients)]
+        if not shards:
+            raise UsageError("there are no clients", "pass clients=[(x, y), …]")
+        if processes < 1:
+            raise UsageError(f"processes is {processes}", "use 1 or more")
+        version = version or await self._free_version(name)
+        settings = training_settings(
+            clients=len(shards),
+            rounds=rounds,
+            batch_size=batch_size,
+            local_epochs=local_epochs,
+            lr=lr,
+            fraction=fraction,
+            strategy=strategy,
+            seed=seed,
+            tolerate=tolerate,
+            weighting=weighting,
+            max_samples=max_samples,
+            max_norm=max_norm,
+            round_timeout=round_timeout,
+        )
+        server_config = {**settings["server_config"], "keep_last": keep_last, "keep_every": keep_every}
+        hosted = await self._host(model, plan, name, version, settings["client_config"], server_config)
+        for place, (shard, token) in enumerate(zip(shards, hosted.worker_tokens, strict=True)):
+            shard.token, shard.label = token, f"client {place}"
+        run = self._follow(
+            hosted,
+            name,
+            version,
+            model=model,
+            plan=plan,
+            rounds=rounds,
+            clients=clients,
+            settings=settings["client_config"],
+            evaluate=evaluate,
+        )
+        loop = asyncio.get_running_loop()
+
+        def lost(gone: Sequence[Client], reason: str) -> None:
+            asyncio.run_coroutine_threadsafe(self._give_up(name, version, gone, reason), loop)
+
+        self._spawn(asyncio.to_thread(self._pool.run, self.url, name, version, shards, processes, lost))
+        return run
+
+    async def run(self, name: str, version: str | None = None) -> RunT:
+        """The Run of a training on this node, as after a kernel restart: its rows come again from the beginning.
+
+        Raises:
+            NotFoundError: there is no such training.
+        """
+        for entry in reversed(await self._node.processes()):
+            if entry["name"] == name and version in (None, entry["version"]):
+                plan = await self._node.plan(next(iter(entry["plans"].values())))
+                hosted = Hosted(entry["id"], entry["plans"], "")
+                rounds = entry["server_config"].get("num_cycles") or None
+                settings = entry["client_config"]
+                return self._follow(hosted, name, entry["version"], plan=plan, rounds=rounds, settings=settings)
+        raise NotFoundError(
+            f"no training '{name}'{'' if version is None else ' ' + version} is hosted on {self.url}",
+            "list(grid.runs) shows those that are",
+            code=ErrorCode.NOT_FOUND,
+            status=404,
+        )
+
+    async def processes(self) -> list[dict[str, Any]]:
+        """Every training on the node: id, name, version, configurations, where it stands."""
+        return await self._node.processes()
+
+    # -- inside
+
+    async def _host(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        name: str,
+        version: str,
+        client_config: dict[str, Any],
+        server_config: dict[str, Any],
+    ) -> Hosted:
+        state = averaged_state(model, plan)
+        config = {**client_config, "name": name, "version": version}
+        return await self._node.host_training(state, {"training_plan": plan}, config, server_config)
+
+    def _follow(self, hosted: Hosted, name: str, version: str, **about: Any) -> RunT:
+        about = {"rounds": None, "model": None, "clients": None, "settings": {}, "evaluate": None, **about}
+        source = NodeSource(self._node, hosted.process, name, version)
+        return self._run_class(name, version, source, **about)
+
+    async def _free_version(self, name: str) -> str:
+        taken = {entry["version"] for entry in await self._node.processes() if entry["name"] == name}
+        return next(v for v in (f"{n}.0" for n in range(1, len(taken) + 2)) if v not in taken)
+
+    async def _give_up(self, name: str, version: str, clients: Sequence[Client], reason: str) -> None:
+        """Report for clients whose process can't be kept alive, so that the cycle needn't wait for them."""
+        for client in clients:
+            job = JobClient(self._link, name, version, auth_token=client.token)
+            await job.authenticate()
+            answer = await job.request_cycle()
+            if isinstance(answer, Cycle):
+                await job.report_error(answer, {"type": "WorkerLost", "message": reason, "traceback": ""})
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class Session(SessionCore[AsyncRun]):
+    """The async session; `train` and `run` give an `AsyncRun`."""
+
+    _run_class = AsyncRun
+
+
+async def open_launched(
+    kind: type[Any], data: str | os.PathLike[str] | None, host: str, workers: int
+) -> Any:
+    """A session of this kind on a node and workers of its own."""
+    pool = await asyncio.to_thread(Pool, workers)
+    try:
+        node = await asyncio.to_thread(lambda: NodeProcess(data, host=host))
+    except BaseException:
+        await asyncio.to_thread(pool.close)
+        raise
+    return kind(Link(node.url, node.token, patience=PATIENCE), node=node, pool=pool)
+
+
+async def launch(
+    *, data: str | os.PathLike[str] | None = None, host: str = "127.0.0.1", workers: int = 2
+) -> Session:
+    """Start a node of this session's own, in its own process, and worker processes ahead of the first training.
+
+    Args:
+        data: folder to keep; None takes a temporary one, deleted at close.
+        host: interface to listen on.
+        workers: processes to start ahead; each needs about 300 MB once torch is loaded.
+
+    Returns:
+        A session; closing it ends node and workers. They end with this process in any case.
+    """
+    session: Session = await open_launched(Session, data, host, workers)
+    return session
+
+
+async def open_connected(kind: type[Any], url: str, token: str | None) -> Any:
+    """A session of this kind on a node that runs already."""
+    token = token or os.environ.get("GRIDKIT_TOKEN") or stored_token(url)
+    session = kind(Link(url, token))
+    try:
+        if token is None:
+            raise AccessError(
+                f"there is no token for {url}",
+                "pass token=…, or set GRIDKIT_TOKEN",
+                code=ErrorCode.UNAUTHENTICATED,
+                status=401,
+            )
+        await session.processes()
+    except BaseException:
+        await session.close()
+        raise
+    session._link.patience = PATIENCE
+    return session
+
+
+async def connect(url: str, *, token: str | None = None) -> Session:
+    """Open a session on a node that runs already.
+
+    Args:
+        url: such as ``http://host:5000``.
+        token: the owner's; by default `GRIDKIT_TOKEN`, or the credentials file.
+
+    Raises:
+        NodeUnreachable: nobody answers there.
+        AccessError: no token, or a wrong one.
+    """
+    session: Session = await open_connected(Session, url, token)
+    return session
+
+
+def stored_token(url: str) -> str | None:
+    """The token for a node in the credentials file (``{"url": "token", …}``, mode 0600), if there is one.
+
+    Raises:
+        UsageError: others can read that file.
+    """
+    base = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    file = base / "gridkit" / "credentials.json"
+    if not file.exists():
+        return None
+    if file.stat().st_mode & 0o077:
+        raise UsageError(f"{file} can be read by others", f"chmod 600 {file}")
+    token = json.loads(file.read_text()).get(url.rstrip("/"))
+    return None if token is None else str(token)

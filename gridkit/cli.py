@@ -1,0 +1,144 @@
+"""The command `gridkit`: node, worker, demo, lab."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from gridkit import __version__
+from gridkit.errors import GridkitError, UsageError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status: 0, or 1 after an error, which is printed as two lines."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except GridkitError as error:
+        print(f"gridkit: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("gridkit", description="Federated learning from a notebook.")
+    parser.add_argument("--version", action="version", version=f"gridkit {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True)
+
+    node = commands.add_parser("node", help="run a grid node", description="Run a grid node until SIGTERM.")
+    node.add_argument("--host", default="127.0.0.1", help="interface to listen on (default: this machine only)")
+    node.add_argument("--port", type=int, default=5000, help="0 takes a free one")
+    node.add_argument("--data", type=Path, default=Path("gridkit-data"), help="folder of database, blobs and secrets")
+    node.add_argument("--database", help="SQLAlchemy URL (default: SQLite in --data)")
+    node.add_argument("--blobs", help="fsspec URL (default: a folder in --data)")
+    node.add_argument("--token", help="the owner's token (better: GRIDKIT_TOKEN, or the file 'token' in --data)")
+    node.add_argument("--open", action="store_true", help="welcome anonymous clients of the old protocols (loopback)")
+    node.add_argument("--allow-origin", action="append", default=[], metavar="URL", help="pages that may use the node")
+    node.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="further names of the node")
+    node.add_argument("--certfile", help="TLS certificate (PEM)")
+    node.add_argument("--keyfile", help="TLS key (PEM)")
+    node.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
+    node.add_argument("--temporary", action="store_true", help=argparse.SUPPRESS)
+    node.set_defaults(command=_node)
+
+    worker = commands.add_parser(
+        "worker",
+        help="train on a shard of data, for a node",
+        description="Join a training with the data of this machine. The token comes from GRIDKIT_TOKEN or --token-file.",
+    )
+    worker.add_argument("url", help="the node, such as http://host:5000")
+    worker.add_argument("--name", required=True, help="name of the training")
+    worker.add_argument("--version", required=True, help="version of the training")
+    worker.add_argument("--data", type=Path, required=True, help="an .npz file with arrays x and y")
+    worker.add_argument("--label", help="how this worker is called in reports")
+    worker.add_argument("--token-file", type=Path, help="file with the worker's token (mode 0600)")
+    worker.set_defaults(command=_worker)
+
+    for name, text in (("demo", "run the main job on real data"), ("lab", "open JupyterLab on the notebooks")):
+        module = importlib.import_module(f"gridkit.{name}")
+        command = commands.add_parser(name, help=text, description=module.__doc__)
+        module.add_arguments(command)
+        command.set_defaults(command=module.run)
+    return parser
+
+
+def _node(options: argparse.Namespace) -> int:
+    from gridkit.node.app import serve
+    from gridkit.node.settings import NodeSettings
+
+    settings = NodeSettings(
+        host=options.host,
+        port=options.port,
+        data=options.data,
+        database=options.database,
+        blobs=options.blobs,
+        token=options.token or os.environ.get("GRIDKIT_TOKEN") or None,
+        open=options.open,
+        allow_origins=tuple(options.allow_origin),
+        allow_hosts=tuple(options.allow_host),
+        certfile=options.certfile,
+        keyfile=options.keyfile,
+    )
+    serve(settings, with_parent=options.with_parent, temporary=options.temporary)
+    return 0
+
+
+def _worker(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from gridkit.client.link import Link
+    from gridkit.workers.worker import Client, Worker
+
+    try:
+        with np.load(options.data, allow_pickle=False) as arrays:
+            x, y = arrays["x"], arrays["y"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(
+            f"{options.data} isn't a readable .npz file with arrays x and y: {error}",
+            "write it with numpy.savez(path, x=x, y=y)",
+        ) from None
+    identity = _identity_file(options)
+    known = json.loads(identity.read_text())["worker_id"] if identity.exists() else None
+
+    def remember(client: Client) -> None:
+        identity.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(identity, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump({"worker_id": client.worker_id}, file)
+
+    client = Client(x, y, _token(options.token_file), options.label, known)
+
+    async def work() -> None:
+        link = Link(options.url, patience=None)
+        try:
+            await Worker(link, options.name, options.version, [client], on_identity=remember).run()
+        finally:
+            await link.close()
+
+    asyncio.run(work())
+    print(f"the training '{options.name}' {options.version} is over")
+    return 0
+
+
+def _identity_file(options: argparse.Namespace) -> Path:
+    """Where this shard's worker id is kept, so that a worker that is started again is the same worker."""
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    names = json.dumps([options.url, options.name, options.version, str(options.data.resolve()), options.label])
+    return state / "gridkit" / "workers" / f"{hashlib.sha256(names.encode()).hexdigest()[:32]}.json"
+
+
+def _token(file: Path | None) -> str | None:
+    if file is None:
+        return os.environ.get("GRIDKIT_TOKEN") or None
+    if file.stat().st_mode & 0o077:
+        raise UsageError(f"{file} can be read by others", f"chmod 600 {file}")
+    return file.read_text().strip()
