@@ -210,10 +210,16 @@ class Bridge:
 
     def _note_home(self) -> None:
         """Remember the main thread's own loop, if it runs one, and the context of the cell that calls now."""
-        if threading.current_thread() is threading.main_thread():
-            loop = _running_loop()
-            if not isinstance(loop, WaitLoop):
-                self._home = None if loop is None else _Place(loop, contextvars.copy_context())
+        if threading.current_thread() is threading.main_thread() and not self._nested():
+            try:
+                self._home = _Place(asyncio.get_running_loop(), contextvars.copy_context())
+            except RuntimeError:
+                self._home = None
+
+    def _nested(self) -> bool:
+        """Whether the main thread is inside a wait already (its running loop needn't be the wait loop: a callback may
+        have started another one in it)."""
+        return any(place.loop.is_running() for place in tuple(self._waiting))
 
     def _go_on(self, loop: WaitLoop, home: asyncio.AbstractEventLoop) -> None:
         """Let async callbacks that a finished wait left behind go on, a slice at a time, while `home` is idle."""
@@ -249,18 +255,27 @@ class Bridge:
         >>> BRIDGE.sync(answer())
         42
         """
+        try:
+            loop = self._loop_to_wait_on()
+        except BaseException:
+            coro.close()  # else it would be reported as never awaited
+            raise
+        return self._wait_plainly(coro, timeout) if loop is None else self._wait_on_loop(coro, timeout, loop)
+
+    def _loop_to_wait_on(self) -> WaitLoop | None:
+        """The main thread's wait loop, made when it is first needed; None: wait plainly."""
         if threading.current_thread() is self._thread:
-            coro.close()
             raise UsageError(
                 "a blocking gridkit call was made on gridkit's own network thread, where it could never end",
                 "make the callback an async function and await the same method of gridkit.aio",
             )
-        how = _how_to_wait()
-        if how == "plain" or threading.current_thread() is not threading.main_thread():
-            return self._wait_plainly(coro, timeout, whole_traceback=how == "plain")
-        return self._wait_on_loop(coro, timeout)
+        if _how_to_wait() == "plain" or threading.current_thread() is not threading.main_thread():
+            return None
+        if self._wait_loop is None:
+            self._wait_loop = _new_wait_loop()
+        return self._wait_loop
 
-    def _wait_plainly(self, coro: Coroutine[Any, Any, T], timeout: float | None, whole_traceback: bool) -> T:
+    def _wait_plainly(self, coro: Coroutine[Any, Any, T], timeout: float | None) -> T:
         future: concurrent.futures.Future[T] | None = None
         end = None if timeout is None else time.monotonic() + timeout
         try:
@@ -274,23 +289,15 @@ class Bridge:
         except BaseException as error:
             if future is not None:
                 future.cancel()
-            if not whole_traceback:
-                _trim(error)
+            _trim(error)
             raise
         finally:
             del future  # the error's traceback holds this frame, and the future holds the error
 
-    def _wait_on_loop(self, coro: Coroutine[Any, Any, T], timeout: float | None) -> T:
+    def _wait_on_loop(self, coro: Coroutine[Any, Any, T], timeout: float | None, loop: WaitLoop) -> T:
         future: concurrent.futures.Future[T] | None = None
-        if not isinstance(_running_loop(), WaitLoop):
-            self._waiting.clear()  # outermost; an interrupt at the wrong moment may have left an entry
-        loop = self._wait_loop
-        if loop is None:
-            try:
-                loop = self._wait_loop = _new_wait_loop()
-            except BaseException:
-                coro.close()
-                raise
+        if not self._nested():
+            self._waiting.clear()  # an interrupt at the wrong moment may have left an entry
         place = _Place(loop, contextvars.copy_context())
         try:
             # Before anything is sent: the callback may come back at once.
@@ -382,13 +389,6 @@ def _asyncio_left_alone() -> Iterator[None]:
                     setattr(place, name, names[name])
 
 
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
 def _mark(done: asyncio.Future[None]) -> None:
     if not done.done():
         done.set_result(None)
@@ -411,6 +411,8 @@ def _result(future: concurrent.futures.Future[T], timeout: float | None) -> T:
 
 def _trim(error: BaseException) -> None:
     """Take the frames of asyncio and of this file from `error`; gridkit's own errors say all in their text."""
+    if _how_to_wait() == "plain":
+        return
     traceback: TracebackType | None = None if isinstance(error, GridkitError) else error.__traceback__
     while traceback is not None:
         module = str(traceback.tb_frame.f_globals.get("__name__", ""))
