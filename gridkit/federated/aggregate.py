@@ -1,0 +1,36 @@
+"""Reports into the next model, a chunk at a time: node and simulator call the same function, so their bits are equal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from gridkit.federated import strategies
+from gridkit.wire.tensors import Array, TensorSource
+
+
+def aggregate(
+    strategy: str, old: TensorSource, reports: Sequence[tuple[float, TensorSource]], chunk: int = 1 << 18
+) -> Iterator[Array]:
+    """The new model in flat chunks, tensor by tensor, in the order of `old`.
+
+    Args:
+        strategy: its name, see `federated.strategies`.
+        old: the model that the reports start from. Its floating tensors are averaged, the others stay.
+        reports: (weight, diff) in slot order; a diff holds the floating tensors of `old`, in order.
+        chunk: elements at a time; peak memory is a few chunks of float64, the result doesn't depend on it.
+    """
+    rule = strategies.get(strategy)
+    weights = sum(weight for weight, _ in reports)
+    counterpart = 0
+    for place, spec in enumerate(old.specs):
+        for start in range(0, spec.size, chunk):
+            stop = min(start + chunk, spec.size)
+            before = old.read(place, start, stop)
+            if not spec.averaged:
+                yield before
+                continue
+            total = rule.init(stop - start)
+            for weight, diff in reports:
+                total = rule.accumulate(total, diff.read(counterpart, start, stop), weight)
+            yield rule.finish(total, weights, before)
+        counterpart += spec.averaged
