@@ -19,7 +19,7 @@ import numpy as np
 from gridkit.client.job import Cycle, JobClient
 from gridkit.client.link import Link
 from gridkit.client.node import Hosted, NodeClient
-from gridkit.errors import AccessError, ErrorCode, NodeError, NotFoundError, UsageError
+from gridkit.errors import AccessError, ErrorCode, NotFoundError, UsageError
 from gridkit.node.launch import NodeProcess
 from gridkit.plans.plan import Plan
 from gridkit.run import AsyncRun, RunBase, RunSource
@@ -324,9 +324,7 @@ class Session(SessionCore[AsyncRun]):
     _run_class = AsyncRun
 
 
-async def open_launched(
-    kind: type[Any], data: str | os.PathLike[str] | None, host: str, workers: int
-) -> Any:
+async def open_launched(kind: type[Any], data: str | os.PathLike[str] | None, host: str, workers: int) -> Any:
     """A session of this kind on a node and workers of its own."""
     pool = await asyncio.to_thread(Pool, workers)
     try:
@@ -337,9 +335,7 @@ async def open_launched(
     return kind(Link(node.url, node.token, patience=PATIENCE), node=node, pool=pool)
 
 
-async def launch(
-    *, data: str | os.PathLike[str] | None = None, host: str = "127.0.0.1", workers: int = 2
-) -> Session:
+async def launch(*, data: str | os.PathLike[str] | None = None, host: str = "127.0.0.1", workers: int = 2) -> Session:
     """Start a node of this session's own, in its own process, and worker processes ahead of the first training.
 
     Args:

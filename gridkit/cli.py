@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     worker = commands.add_parser(
         "worker",
         help="train on a shard of data, for a node",
-        description="Join a training with the data of this machine. The token comes from GRIDKIT_TOKEN or --token-file.",
+        description="Join a training with this machine's data. The token comes from GRIDKIT_TOKEN or --token-file.",
     )
     worker.add_argument("url", help="the node, such as http://host:5000")
     worker.add_argument("--name", required=True, help="name of the training")

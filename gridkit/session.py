@@ -97,9 +97,7 @@ class Session:
     train = sync(_Core.train)
 
 
-def launch(
-    *, data: str | os.PathLike[str] | None = None, host: str = "127.0.0.1", workers: int = 2
-) -> Session:
+def launch(*, data: str | os.PathLike[str] | None = None, host: str = "127.0.0.1", workers: int = 2) -> Session:
     """Start a node of this session's own and worker processes ahead of the first training. See `gridkit.aio.launch`.
 
     Example:
@@ -115,6 +113,6 @@ def connect(url: str, *, token: str | None = None) -> Session:
         >>> grid = gk.connect("http://127.0.0.1:5000")                              # doctest: +SKIP
     """
     known = token or os.environ.get("GRIDKIT_TOKEN") or aio.stored_token(url)
-    if known is None and (sys.stdin is not None and sys.stdin.isatty() or "ipykernel" in sys.modules):
+    if known is None and ((sys.stdin is not None and sys.stdin.isatty()) or "ipykernel" in sys.modules):
         known = getpass.getpass(f"token for {url}: ") or None
     return Session(BRIDGE.sync(aio.open_connected(_Core, url, known)))

@@ -1,4 +1,4 @@
-"""One connection to a node: its address, its token, retries, and errors with a type. Everything else speaks through it."""
+"""One connection to a node: its address, its token, retries, typed errors. Everything else speaks through it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reports into the next model, a chunk at a time: node and simulator call the same function, so their bits are equal."""
+"""Reports into the next model, a chunk at a time: node and simulator call the same function, so bits are equal."""
 
 from __future__ import annotations
 

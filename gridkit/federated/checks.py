@@ -79,7 +79,9 @@ def check_report(
                 squares += float(np.dot(values, values))
     norm = min(math.sqrt(squares), np.finfo(np.float64).max)
     if max_norm is not None and norm > max_norm:
-        return Verdict(ErrorCode.NORM_TOO_LARGE, f"the diff's norm is {norm:.3g}, allowed are {max_norm:.3g}", None, norm)
+        return Verdict(
+            ErrorCode.NORM_TOO_LARGE, f"the diff's norm is {norm:.3g}, allowed are {max_norm:.3g}", None, norm
+        )
     warning = None
     if usual_norm and norm > UNUSUAL * usual_norm:
         warning = f"the diff's norm is {norm:.3g}, {norm / usual_norm:.0f} times the usual of this cycle"

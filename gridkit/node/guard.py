@@ -91,7 +91,9 @@ class Tokens:
         if hmac.compare_digest(credential.encode("utf-8", "surrogateescape"), self._owner):
             return OWNER
         try:
-            claims = jwt.decode(credential, self._secret, algorithms=["HS256"], options={"require": ["role", "process"]})
+            claims = jwt.decode(
+                credential, self._secret, algorithms=["HS256"], options={"require": ["role", "process"]}
+            )
         except jwt.InvalidTokenError:
             raise _unauthenticated("the token is not one of this node's") from None
         return Principal(Role.WORKER, claims["process"], claims.get("slot"), claims.get("label"))

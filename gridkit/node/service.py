@@ -23,7 +23,7 @@ from gridkit.node.guard import Principal, Role, Tokens
 from gridkit.node.rounds import Process, Rounds, all_processes, append_rows, read_rows
 from gridkit.node.store import database as db
 from gridkit.node.store.blobs import Draft
-from gridkit.plans.form import read_form
+from gridkit.plans.form import decode
 from gridkit.wire.state import StateReader
 from gridkit.wire.tensors import TensorSpec
 
@@ -76,7 +76,7 @@ class Service:
             raise NodeError("a training process needs a plan", code=ErrorCode.BAD_PLAN, status=400)
         for name, data in plans.items():
             try:
-                await asyncio.to_thread(read_form, data)
+                await asyncio.to_thread(decode, data)
             except PlanError as error:
                 raise NodeError(f"plan '{name}': {error.message}", error.hint, code=error.code, status=400) from None
         process_id = uuid.uuid4().hex
@@ -413,9 +413,7 @@ class Service:
         self.tokens.allow(principal, "work", row.process)
         return row.process, row.slot, row.label
 
-    async def _assigned(
-        self, principal: Principal, worker_id: str, request_key: str, *, late: bool = False
-    ) -> Process:
+    async def _assigned(self, principal: Principal, worker_id: str, request_key: str, *, late: bool = False) -> Process:
         """The process for which this worker holds this key. With `late`, a key of the cycle before passes as well:
         `decide` then tells a repetition from a late report."""
         process_id, _, _ = await self._worker(principal, worker_id)
@@ -426,7 +424,6 @@ class Service:
             if not late or worker_id not in process.state.previous:
                 raise
         return process
-
 
 
 def _variants(label: str) -> Iterator[str]:
@@ -465,9 +462,7 @@ def _check(draft: Draft, process: Process) -> Verdict:
         except WireError as error:
             return Verdict(error.code or ErrorCode.MALFORMED, error.message)
         rules = process.state.rules
-        return check_report(
-            source, process.model, max_norm=rules.max_norm, usual_norm=cycle.usual_norm(process.state)
-        )
+        return check_report(source, process.model, max_norm=rules.max_norm, usual_norm=cycle.usual_norm(process.state))
 
 
 def _refused(refusal: cycle.Refuse) -> NodeError:

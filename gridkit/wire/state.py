@@ -253,9 +253,7 @@ class StateReader:
         sizes: list[int] = []
         for number, kind, value, where in self._scanner.fields(start, end):
             if number == 1:
-                sizes += (
-                    [value] if kind == VARINT else unpack_varints(self._scanner.bytes(where, value, 160)).tolist()
-                )
+                sizes += [value] if kind == VARINT else unpack_varints(self._scanner.bytes(where, value, 160)).tolist()
         if len(sizes) > MAX_RANK or any(not 0 <= size < 2**31 for size in sizes):
             raise WireError(f"tensor {place} has an impossible shape")
         return tuple(sizes)

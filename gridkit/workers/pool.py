@@ -86,7 +86,9 @@ class _Process:
                 self._send(job)
         how = f"signal {-code}" if code < 0 else f"code {code}"
         for job, on_lost in lost:
-            reason = f"its worker process ended {DEATHS} times, the last time with {how}; its last words: {self.words()}"
+            reason = (
+                f"its worker process ended {DEATHS} times, the last time with {how}; its last words: {self.words()}"
+            )
             on_lost(job.clients, reason)
 
     def words(self) -> str:

@@ -27,6 +27,8 @@ async def _served(endpoint, use):
     server = uvicorn.Server(config)
     listening = config.bind_socket()
     task = asyncio.ensure_future(server.serve(sockets=[listening]))
+    while not server.started:
+        await asyncio.sleep(0.01)
     try:
         return await use(listening.getsockname()[1])
     finally:

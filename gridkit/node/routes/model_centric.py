@@ -29,7 +29,7 @@ MAX_PLANS = 16
 
 
 async def host_training(request: Request) -> Response:
-    """Multipart: `config` (JSON with client_config, server_config and plans: [name, …]), `model`, `plan0`, `plan1`, …"""
+    """Multipart: `config` (JSON: client_config, server_config, plans: [name, …]), `model`, `plan0`, `plan1`, …"""
     service, principal = service_of(request), principal_of(request)
     service.tokens.allow(principal, "host-training")
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
@@ -44,8 +44,7 @@ async def host_training(request: Request) -> Response:
         if not isinstance(model, UploadFile):
             raise NodeError("the form has no file 'model'", code=ErrorCode.BAD_REQUEST, status=400)
         plans = {
-            name: await _part(form.get(f"plan{place}"), f"plan{place}", limits.plan)
-            for place, name in enumerate(names)
+            name: await _part(form.get(f"plan{place}"), f"plan{place}", limits.plan) for place, name in enumerate(names)
         }
         hosted = await service.host(
             principal, model.file, plans, _object(config, "client_config"), _object(config, "server_config")

@@ -1,0 +1,529 @@
+"""The cycle engine: ``decide(state, event) -> (state, decisions)``. Pure: no I/O, no clock, no randomness of its own.
+
+::
+
+                      WorkerAsked → Accept | Reject
+                      ReportCame  → Count | Refuse | Duplicate
+                          ┌──────┐
+    start ──Open──▶ OPEN ─┘      │ enough reports, or the deadline
+                     ▲           ▼
+                   Open      AGGREGATING ──Aggregated──▶ FINISHED (completed | stopped | failed)
+                     └───────────┘
+
+Every protocol is a shell that turns its messages into events, stores the new state, and does what was decided. An
+event carries its time, and the random key where one may be needed, so any history can be replayed.
+
+A first report is final for its worker and cycle, whatever its verdict. The same bytes again are a `Duplicate`, also
+when their cycle has just closed; other bytes are refused.
+"""
+
+from __future__ import annotations
+
+import enum
+import hmac
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from gridkit.errors import AccessError, ConflictError, ErrorCode
+from gridkit.federated.checks import Verdict
+from gridkit.federated.rules import CycleRules
+
+RETRY = 1.0
+"""seconds after which a worker that got no work may ask again"""
+
+
+class Phase(enum.StrEnum):
+    OPEN = "open"
+    AGGREGATING = "aggregating"
+    FINISHED = "finished"
+
+
+class Status(enum.StrEnum):
+    """Where a worker stands in a cycle."""
+
+    ASSIGNED = "assigned"
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    FAILED = "failed"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One worker in one cycle. The key is a secret between it and the node."""
+
+    worker: str
+    label: str
+    slot: int
+    request_key: str = field(repr=False)
+    at: float
+    status: Status = Status.ASSIGNED
+    digest: str | None = None
+    samples: int | None = None
+    norm: float = 0.0
+    loss: float | None = None
+    size: int = 0
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CycleState:
+    """All that is known of a training's cycles; small, a value, and JSON."""
+
+    rules: CycleRules
+    phase: Phase = Phase.OPEN
+    sequence: int = 1
+    opened_at: float = 0.0
+    deadline: float | None = None
+    assignments: Mapping[str, Assignment] = field(default_factory=dict)
+    previous: Mapping[str, Assignment] = field(default_factory=dict)
+    stopping: bool = False
+    outcome: str | None = None
+    reason: str | None = None
+
+    @classmethod
+    def start(cls, rules: CycleRules, at: float) -> tuple[CycleState, tuple[Decision, ...]]:
+        """The first cycle, open."""
+        return _open(cls(rules, sequence=0), at)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> CycleState:
+        def assignments(items: Mapping[str, Mapping[str, Any]]) -> dict[str, Assignment]:
+            return {worker: Assignment(**{**item, "status": Status(item["status"])}) for worker, item in items.items()}
+
+        return cls(
+            **{
+                **value,
+                "rules": CycleRules(**value["rules"]),
+                "phase": Phase(value["phase"]),
+                "assignments": assignments(value["assignments"]),
+                "previous": assignments(value["previous"]),
+            }
+        )
+
+    def with_status(self, *statuses: Status) -> list[Assignment]:
+        """The cycle's assignments with one of these statuses, in slot order."""
+        chosen = (a for a in self.assignments.values() if a.status in statuses)
+        return sorted(chosen, key=lambda a: a.slot)
+
+
+# ---- events
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerAsked:
+    """A worker wants work. `request_key` is fresh and random; it is used if the worker gets work."""
+
+    at: float
+    worker: str
+    label: str
+    slot: int
+    request_key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportCame:
+    """A report is here, checked and stored. `error` is {type, message, traceback} of a worker that failed."""
+
+    at: float
+    worker: str
+    request_key: str = field(repr=False)
+    digest: str
+    verdict: Verdict
+    samples: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    size: int = 0
+    error: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """The owner wants the end: after this round, or `now`."""
+
+    at: float
+    now: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregated:
+    """The next model of this cycle is stored. `seconds`: how long averaging took."""
+
+    at: float
+    sequence: int
+    seconds: float = 0.0
+
+
+Event = WorkerAsked | ReportCame | Tick | StopAsked | Aggregated
+
+
+# ---- decisions
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """The worker has work."""
+
+    worker: str
+    slot: int
+    request_key: str = field(repr=False)
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """No work. `retry_after` in seconds; None is never again."""
+
+    worker: str
+    code: ErrorCode
+    reason: str
+    retry_after: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """The report counts."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """The same bytes came again: success, and nothing changes."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The report doesn't count. `verdict` is None where nothing was recorded, as for a report after the end."""
+
+    worker: str
+    code: ErrorCode
+    message: str
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One report of an aggregation."""
+
+    slot: int
+    digest: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """Average these reports, in this (slot) order, into checkpoint ``sequence + 1``."""
+
+    sequence: int
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """These workers didn't report in time."""
+
+    sequence: int
+    workers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A cycle opens."""
+
+    sequence: int
+    deadline: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The training is over: "completed", "stopped" or "failed"."""
+
+    outcome: str
+    reason: str | None = None
+
+
+Decision = Accept | Reject | Count | Duplicate | Refuse | Aggregate | Expire | Open | Finish
+Decided = tuple[CycleState, tuple[Decision, ...]]
+
+
+def decide(state: CycleState, event: Event) -> Decided:
+    """What an event changes and what is to be done.
+
+    >>> state, _ = CycleState.start(CycleRules(num_cycles=1), at=0.0)
+    >>> state, decisions = decide(state, WorkerAsked(1.0, "w", "worker 0", 0, "key"))
+    >>> decisions
+    (Accept(worker='w', slot=0, sequence=1),)
+    """
+    handler: Callable[[CycleState, Any], Decided] = _HANDLERS[type(event)]
+    return handler(state, event)
+
+
+# ---- what shells ask
+
+
+def cohort(rules: CycleRules, sequence: int) -> tuple[int, ...]:
+    """The slots of a fixed roster that take part in a round: Philox(seed, round), without replacement."""
+    clients = rules.clients or 0
+    if rules.cohort_size >= clients:
+        return tuple(range(clients))
+    draw = np.random.Generator(np.random.Philox(key=np.array([rules.seed, sequence], np.uint64)))
+    return tuple(sorted(draw.choice(clients, rules.cohort_size, replace=False).tolist()))
+
+
+def check_key(state: CycleState, worker: str, request_key: str) -> Assignment:
+    """The assignment that this key opens, before a body is taken or a download given.
+
+    Raises:
+        AccessError: `BAD_KEY`: not this worker's key.
+        ConflictError: `CYCLE_CLOSED`: it was, in an earlier cycle, or the training is over.
+    """
+    for assignments, current in ((state.assignments, True), (state.previous, False)):
+        assignment = assignments.get(worker)
+        if assignment is not None and _same(assignment.request_key, request_key):
+            if current and state.phase is not Phase.FINISHED:
+                return assignment
+            raise ConflictError("the cycle of this request key is closed", code=ErrorCode.CYCLE_CLOSED, status=409)
+    raise AccessError(
+        "the request key isn't this worker's", "ask for the cycle again", code=ErrorCode.BAD_KEY, status=401
+    )
+
+
+def usual_norm(state: CycleState) -> float | None:
+    """Median L2 norm of the reports that the cycle has accepted."""
+    norms = [a.norm for a in state.assignments.values() if a.status is Status.ACCEPTED]
+    return statistics.median(norms) if norms else None
+
+
+def pending_aggregation(state: CycleState) -> Aggregate | None:
+    """What a shell that starts again has to aggregate."""
+    return _aggregation(state) if state.phase is Phase.AGGREGATING else None
+
+
+# ---- inside
+
+
+def _asked(state: CycleState, event: WorkerAsked) -> Decided:
+    if state.phase is Phase.FINISHED:
+        return state, (Reject(event.worker, ErrorCode.TRAINING_OVER, "the training is over", None),)
+
+    def not_now(code: ErrorCode, reason: str) -> Decided:
+        return state, (Reject(event.worker, code, reason, RETRY),)
+
+    known = state.assignments.get(event.worker)
+    if state.phase is Phase.AGGREGATING:
+        return not_now(ErrorCode.CYCLE_CHANGING, "the reports of this round are being averaged")
+    if known is not None and known.status is not Status.ASSIGNED and not _returned(state, known):
+        return not_now(ErrorCode.CYCLE_CHANGING, f"you have reported in round {state.sequence}; wait for the next")
+    if known is not None and known.status is Status.ASSIGNED:
+        return state, (Accept(event.worker, known.slot, known.request_key, state.sequence),)
+    rules = state.rules
+    if rules.clients is not None and event.slot not in cohort(rules, state.sequence):
+        return not_now(ErrorCode.NOT_IN_COHORT, f"round {state.sequence} goes on without this client")
+    if state.stopping:
+        return not_now(ErrorCode.CYCLE_CHANGING, "the training is being stopped")
+    if rules.max_workers is not None and len(state.with_status(Status.ASSIGNED)) >= rules.max_workers:
+        return not_now(ErrorCode.CYCLE_FULL, f"{rules.max_workers} workers are at work already")
+    assignment = Assignment(event.worker, event.label, event.slot, event.request_key, event.at)
+    state = replace(state, assignments={**state.assignments, event.worker: assignment})
+    return state, (Accept(event.worker, event.slot, event.request_key, state.sequence),)
+
+
+def _returned(state: CycleState, assignment: Assignment) -> bool:
+    """A slot of an open training whose time ran out may be taken up again while the cycle stays open."""
+    return assignment.status is Status.EXPIRED and state.rules.clients is None
+
+
+def _reported(state: CycleState, event: ReportCame) -> Decided:
+    def refused(code: ErrorCode, message: str) -> Decided:
+        return state, (Refuse(event.worker, code, message),)
+
+    for assignments in (state.assignments, state.previous):
+        known = assignments.get(event.worker)
+        if known is not None and _same(known.request_key, event.request_key):
+            break
+    else:
+        return refused(ErrorCode.BAD_KEY, "the request key isn't this worker's")
+    if known.digest == event.digest and known.status in (Status.ACCEPTED, Status.FAILED):
+        return state, (Duplicate(event.worker),)
+    if known.digest == event.digest and known.status is Status.REFUSED and event.verdict.code is not None:
+        return refused(event.verdict.code, event.verdict.message)
+    if assignments is state.previous or state.phase is not Phase.OPEN or known.status is Status.EXPIRED:
+        over = f"round {state.sequence}" if assignments is state.assignments else "the round of this report"
+        return refused(ErrorCode.CYCLE_CLOSED, f"{over} is closed; this report came too late")
+    if known.status is not Status.ASSIGNED:
+        return refused(ErrorCode.ALREADY_REPORTED, f"{known.label} has reported in this round; the first report counts")
+
+    status = Status.FAILED if event.error is not None else Status.REFUSED
+    if event.verdict.accepted:
+        status = Status.ACCEPTED
+    assignment = replace(
+        known,
+        status=status,
+        digest=event.digest,
+        samples=event.samples,
+        norm=event.verdict.norm,
+        loss=event.metrics.get("loss"),
+        size=event.size,
+        cause="" if event.verdict.accepted else f"{event.verdict.code}: {event.verdict.message}",
+    )
+    state = replace(state, assignments={**state.assignments, event.worker: assignment})
+    if event.verdict.accepted:
+        answer: Decision = Count(event.worker)
+    else:
+        assert event.verdict.code is not None
+        answer = Refuse(event.worker, event.verdict.code, event.verdict.message, event.verdict)
+    state, further = _close_if_due(state, event.at)
+    return state, (answer, *further)
+
+
+def _ticked(state: CycleState, event: Tick) -> Decided:
+    return _close_if_due(state, event.at)
+
+
+def _stop_asked(state: CycleState, event: StopAsked) -> Decided:
+    if state.phase is Phase.FINISHED:
+        return state, ()
+    idle = state.phase is Phase.OPEN and not state.with_status(Status.ASSIGNED, Status.ACCEPTED)
+    if event.now or state.stopping or idle:
+        return _finish(replace(state, stopping=True), "stopped")
+    return _close_if_due(replace(state, stopping=True), event.at)
+
+
+def _aggregated(state: CycleState, event: Aggregated) -> Decided:
+    if state.phase is not Phase.AGGREGATING or event.sequence != state.sequence:
+        return state, ()
+    if state.stopping:
+        return _finish(state, "stopped")
+    if state.rules.num_cycles and state.sequence >= state.rules.num_cycles:
+        return _finish(state, "completed")
+    return _open(state, event.at)
+
+
+_HANDLERS: dict[type, Callable[[CycleState, Any], Decided]] = {
+    WorkerAsked: _asked,
+    ReportCame: _reported,
+    Tick: _ticked,
+    StopAsked: _stop_asked,
+    Aggregated: _aggregated,
+}
+
+
+def _open(state: CycleState, at: float) -> Decided:
+    length = state.rules.cycle_length
+    deadline = None if length is None else at + length
+    state = replace(
+        state,
+        phase=Phase.OPEN,
+        sequence=state.sequence + 1,
+        opened_at=at,
+        deadline=deadline,
+        previous=state.assignments,
+        assignments={},
+    )
+    return state, (Open(state.sequence, deadline),)
+
+
+def _finish(state: CycleState, outcome: str, reason: str | None = None) -> Decided:
+    state = replace(state, phase=Phase.FINISHED, deadline=None, outcome=outcome, reason=reason)
+    return state, (Finish(outcome, reason),)
+
+
+def _aggregation(state: CycleState) -> Aggregate:
+    rules = state.rules
+
+    def weight(assignment: Assignment) -> float:
+        if rules.weighting == "equal":
+            return 1.0
+        samples = 1 if assignment.samples is None else assignment.samples
+        return float(min(samples, rules.max_samples) if rules.max_samples is not None else samples)
+
+    accepted = state.with_status(Status.ACCEPTED)
+    return Aggregate(state.sequence, tuple(Part(a.slot, a.digest or "", weight(a)) for a in accepted))
+
+
+def _close_if_due(state: CycleState, at: float) -> Decided:
+    if state.phase is not Phase.OPEN:
+        return state, ()
+    decisions: list[Decision] = []
+    late = state.deadline is not None and at >= state.deadline
+    fixed = state.rules.clients is not None
+    enough = _enough_of_roster if fixed else _enough_of_visitors
+    if late and (fixed or not enough(state, late)):
+        expired = {a.worker: replace(a, status=Status.EXPIRED) for a in state.with_status(Status.ASSIGNED)}
+        if fixed:
+            expired.update(_absent(state, at))
+        if expired:
+            state = replace(state, assignments={**state.assignments, **expired})
+            decisions.append(Expire(state.sequence, tuple(expired)))
+    if enough(state, late):
+        if not any(part.weight > 0 for part in _aggregation(state).parts):
+            state, finish = _finish(state, "failed", f"round {state.sequence}: no report has any samples")
+            return state, (*decisions, *finish)
+        state = replace(state, phase=Phase.AGGREGATING, deadline=None)
+        return state, (*decisions, _aggregation(state))
+    if fixed:
+        state, finish = _fail_if_hopeless(state)
+        return state, (*decisions, *finish)
+    if late and state.rules.cycle_length is not None:
+        if state.stopping and not state.with_status(Status.ASSIGNED, Status.ACCEPTED):
+            state, finish = _finish(state, "stopped")
+            return state, (*decisions, *finish)
+        state = replace(state, deadline=at + state.rules.cycle_length)
+    return state, tuple(decisions)
+
+
+def _absent(state: CycleState, at: float) -> dict[str, Assignment]:
+    """Members of the cohort that never asked for work, as expired assignments under names that no worker has."""
+    there = {a.slot for a in state.assignments.values()}
+    return {
+        f"absent {slot}": Assignment(f"absent {slot}", f"client {slot}", slot, "", at, Status.EXPIRED)
+        for slot in cohort(state.rules, state.sequence)
+        if slot not in there
+    }
+
+
+def _enough_of_roster(state: CycleState, _late: bool) -> bool:
+    decided = state.with_status(Status.ACCEPTED, Status.REFUSED, Status.FAILED, Status.EXPIRED)
+    accepted = state.with_status(Status.ACCEPTED)
+    return len(decided) == state.rules.cohort_size and len(accepted) >= state.rules.quorum
+
+
+def _enough_of_visitors(state: CycleState, late: bool) -> bool:
+    rules, accepted = state.rules, len(state.with_status(Status.ACCEPTED))
+    if accepted < rules.min_diffs:
+        return False
+    unlimited = rules.max_diffs is None and rules.cycle_length is None
+    return unlimited or late or (rules.max_diffs is not None and accepted >= rules.max_diffs)
+
+
+def _fail_if_hopeless(state: CycleState) -> Decided:
+    lost = state.with_status(Status.REFUSED, Status.FAILED, Status.EXPIRED)
+    if state.rules.cohort_size - len(lost) >= state.rules.quorum:
+        return state, ()
+    causes = "; ".join(f"{a.label}: {a.cause or ErrorCode.NOT_ANSWERED}" for a in lost[:5])
+    more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
+    reason = (
+        f"round {state.sequence}: {len(lost)} of {state.rules.cohort_size} workers failed, "
+        f"{state.rules.quorum} reports are needed: {causes}{more}"
+    )
+    return _finish(state, "failed", reason)
+
+
+def _same(one: str, other: str) -> bool:
+    return bool(one) and hmac.compare_digest(one.encode(), other.encode())
