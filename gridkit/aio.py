@@ -24,6 +24,7 @@ from gridkit.node.launch import NodeProcess
 from gridkit.plans.plan import Plan
 from gridkit.run import AsyncRun, RunBase, RunSource
 from gridkit.workers.pool import Pool
+from gridkit.workers.settings import configurations, shards, start_state
 from gridkit.workers.worker import Client
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 Run = AsyncRun
 RunT = TypeVar("RunT", bound=RunBase)
+Spawn = Callable[[Coroutine[Any, Any, Any]], None]
 PATIENCE = 30.0
 """seconds for which a session waits for a node that doesn't answer, such as one that is being started again"""
 
@@ -61,25 +63,37 @@ class HostedTraining(Generic[RunT]):
 
 
 class NodeSource(RunSource):
-    """Feeds a Run from a node's event stream."""
+    """Feeds a Run from a node's event stream, on the event loop in which it is started."""
 
-    def __init__(self, node: NodeClient, process: str, name: str, version: str) -> None:
+    def __init__(self, node: NodeClient, process: str, name: str, version: str, spawn: Spawn) -> None:
         self._node = node
         self._process = process
         self._name = name
         self._version = version
+        self._spawn = spawn
 
-    def rows(self) -> Any:
-        return self._node.rows(self._process)
+    def start(self, take: Callable[[dict[str, Any]], None], fail: Callable[[BaseException], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._spawn(self._feed(take, fail))
+
+    async def _feed(self, take: Callable[[dict[str, Any]], None], fail: Callable[[BaseException], None]) -> None:
+        try:
+            async for row in self._node.rows(self._process):
+                take(row)
+        except asyncio.CancelledError:
+            fail(NodeUnreachable(f"the session to {self._node.link.url} was closed", "grid.runs finds the run again"))
+            raise
+        except Exception as error:  # noqa: BLE001  whatever ends the stream ends the Run, which raises it
+            fail(error)
 
     async def model(self, checkpoint: int | None) -> dict[str, np.ndarray]:
         return await self._node.retrieve_model(self._name, self._version, checkpoint)
 
+    def model_for_thread(self, checkpoint: int) -> dict[str, np.ndarray]:
+        return asyncio.run_coroutine_threadsafe(self.model(checkpoint), self._loop).result()
+
     async def stop(self, now: bool) -> None:
         await self._node.stop(self._name, self._version, now=now)
-
-    async def close(self) -> None:
-        """Nothing of its own: the session's link stays."""
 
 
 class SessionCore(Generic[RunT]):
@@ -211,31 +225,32 @@ class SessionCore(Generic[RunT]):
 
         Source: McMahan et al. 2017, "Communication-efficient learning of deep networks from decentralized data".
         """
-        shards = [Client(*_arrays(place, client)) for place, client in enumerate(clients)]
-        if not shards:
-            raise UsageError("there are no clients", "pass clients=[(x, y), …]")
+        data = shards(clients)
         if processes < 1:
             raise UsageError(f"processes is {processes}", "use 1 or more")
-        version = version or await self._free_version(name)
-        settings = training_settings(
-            clients=len(shards),
+        client_config, server_config = configurations(
+            clients=len(data),
             rounds=rounds,
             batch_size=batch_size,
             local_epochs=local_epochs,
             lr=lr,
+            seed=seed,
+            round_timeout=round_timeout,
             fraction=fraction,
             strategy=strategy,
-            seed=seed,
             tolerate=tolerate,
             weighting=weighting,
             max_samples=max_samples,
             max_norm=max_norm,
-            round_timeout=round_timeout,
+            keep_last=keep_last,
+            keep_every=keep_every,
         )
-        server_config = {**settings["server_config"], "keep_last": keep_last, "keep_every": keep_every}
-        hosted = await self._host(model, plan, name, version, settings["client_config"], server_config)
-        for place, (shard, token) in enumerate(zip(shards, hosted.worker_tokens, strict=True)):
-            shard.token, shard.label = token, f"client {place}"
+        version = version or await self._free_version(name)
+        hosted = await self._host(model, plan, name, version, client_config, server_config)
+        members = [
+            Client(x, y, token, f"client {place}")
+            for place, ((x, y), token) in enumerate(zip(data, hosted.worker_tokens, strict=True))
+        ]
         run = self._follow(
             hosted,
             name,
@@ -243,8 +258,8 @@ class SessionCore(Generic[RunT]):
             model=model,
             plan=plan,
             rounds=rounds,
-            clients=clients,
-            settings=settings["client_config"],
+            clients=data,
+            settings=client_config,
             evaluate=evaluate,
         )
         loop = asyncio.get_running_loop()
@@ -252,7 +267,7 @@ class SessionCore(Generic[RunT]):
         def lost(gone: Sequence[Client], reason: str) -> None:
             asyncio.run_coroutine_threadsafe(self._give_up(name, version, gone, reason), loop)
 
-        self._spawn(asyncio.to_thread(self._pool.run, self.url, name, version, shards, processes, lost))
+        self._spawn(asyncio.to_thread(self._pool.run, self.url, name, version, members, processes, lost))
         return run
 
     async def run(self, name: str, version: str | None = None) -> RunT:
@@ -290,13 +305,12 @@ class SessionCore(Generic[RunT]):
         client_config: dict[str, Any],
         server_config: dict[str, Any],
     ) -> Hosted:
-        state = averaged_state(model, plan)
+        state = start_state(model, plan)
         config = {**client_config, "name": name, "version": version}
         return await self._node.host_training(state, {"training_plan": plan}, config, server_config)
 
     def _follow(self, hosted: Hosted, name: str, version: str, **about: Any) -> RunT:
-        about = {"rounds": None, "model": None, "clients": None, "settings": {}, "evaluate": None, **about}
-        source = NodeSource(self._node, hosted.process, name, version)
+        source = NodeSource(self._node, hosted.process, name, version, self._spawn)
         return self._run_class(name, version, source, **about)
 
     async def _free_version(self, name: str) -> str:

@@ -462,7 +462,8 @@ def _check(draft: Draft, process: Process) -> Verdict:
         except WireError as error:
             return Verdict(error.code or ErrorCode.MALFORMED, error.message)
         rules = process.state.rules
-        return check_report(source, process.model, max_norm=rules.max_norm, usual_norm=cycle.usual_norm(process.state))
+        expected = [spec for spec in process.model if spec.averaged]
+        return check_report(source, expected, max_norm=rules.max_norm, usual_norm=cycle.usual_norm(process.state))
 
 
 def _refused(refusal: cycle.Refuse) -> NodeError:

@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from gridkit.errors import ErrorCode, NodeError, PlanError
 from gridkit.plans.plan import Plan
 from gridkit.wire.state import read_state
 from gridkit.workers.local import LocalResult, train_client
+from gridkit.workers.settings import LocalSettings
 
 WAIT = 20.0
 """seconds for which the node may hold a rejection back until the cycle changes"""
@@ -138,9 +138,8 @@ class Worker:
 
     @staticmethod
     def _train(client: Client, plan: Plan, state: Mapping[str, np.ndarray], cycle: Cycle) -> LocalResult:
-        return train_client(
-            plan, state, client.x, client.y, round=cycle.sequence, slot=cycle.slot, **settings(cycle.client_config)
-        )
+        local = LocalSettings.from_config(cycle.client_config)
+        return train_client(plan, state, client.x, client.y, round=cycle.sequence, slot=cycle.slot, **local.arguments())
 
     async def _plan(self, job: JobClient, cycle: Cycle) -> Plan:
         name = "training_plan" if "training_plan" in cycle.plans else next(iter(cycle.plans), None)
@@ -165,26 +164,6 @@ class Worker:
 
     async def _fetch(self, job: JobClient, cycle: Cycle) -> dict[str, np.ndarray]:
         return await asyncio.to_thread(read_state, await job.model(cycle))
-
-
-def settings(client_config: Mapping[str, Any]) -> dict[str, Any]:
-    """What `train_client` takes out of a process's client_config. Foreign input: types and bounds are checked."""
-
-    def number(key: str, kind: type, default: Any, low: float) -> Any:
-        value = client_config.get(key, default)
-        if value is None and default is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int) or value < low:
-            raise PlanError(f"client_config.{key} is {value!r}", "ask the training's owner")
-        return kind(value)
-
-    return {
-        "batch_size": number("batch_size", int, 32, 1),
-        "epochs": number("max_epochs", int, 1, 1),
-        "max_updates": number("max_updates", int, None, 1),
-        "lr": number("lr", float, None, 0.0),
-        "seed": number("seed", int, 0, 0),
-    }
 
 
 def described(error: BaseException) -> dict[str, str]:

@@ -1,0 +1,481 @@
+"""A training that is under way or over: its metrics, its reports, its model; waiting for it and stopping it.
+
+A Run is fed with rows (`federated.history`): by the simulator's thread, or from a node's event stream. `Run` is the
+face for plain cells, `AsyncRun` that of `gridkit.aio`; both can be awaited in any event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import copy
+import queue
+import re
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+
+from gridkit.bridge import BRIDGE
+from gridkit.errors import ErrorCode, EvaluationFailed, GridkitError, RunError, UsageError, WorkersFailed
+from gridkit.federated.history import History, Row
+from gridkit.plans.plan import Plan
+from gridkit.wire.tensors import Array
+from gridkit.workers.settings import LocalSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from torch import nn
+
+    from gridkit.workers.local import LocalResult
+
+Evaluate = Callable[[Any], Mapping[str, float]]
+
+_ROUND_COLUMNS = {
+    "loss": "float64",
+    "accepted": "int64",
+    "refused": "int64",
+    "samples": "int64",
+    "seconds": "float64",
+    "bytes": "int64",
+}
+_REPORT_COLUMNS = ("round", "worker", "samples", "loss", "verdict", "message", "tensor", "seconds", "bytes", "norm", "warning")  # fmt: skip
+
+
+class RunSource(Protocol):
+    """What feeds a Run."""
+
+    def start(self, take: Callable[[Row], None], fail: Callable[[BaseException], None]) -> None:
+        """Begin: `take` each row in order, up to the "finished" one; `fail` if they can't be had. From any thread."""
+        ...
+
+    async def model(self, checkpoint: int | None) -> dict[str, Array]:
+        """The model of a checkpoint (1 is the start), or the newest."""
+        ...
+
+    def model_for_thread(self, checkpoint: int) -> dict[str, Array]:
+        """The same for the evaluating thread, which may block."""
+        ...
+
+    async def stop(self, now: bool) -> None:
+        """Stop after this round, or at once."""
+        ...
+
+
+class RunBase:
+    """What both faces share. Made by `train`, `simulate`, `host_training` and `grid.runs`.
+
+    Attributes:
+        name, version: of the training.
+        rounds: how many were asked for; None is without end.
+        history: everything that was reported so far.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        source: RunSource,
+        *,
+        rounds: int | None = None,
+        model: nn.Module | None = None,
+        plan: Plan | None = None,
+        clients: Sequence[tuple[Array, Array]] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        evaluate: Evaluate | None = None,
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.rounds = rounds
+        self.history = History()
+        self._source = source
+        self._template = copy.deepcopy(model) if model is not None else None
+        self._plan = plan
+        self._clients = clients
+        self._settings = LocalSettings.from_config(settings or {})
+        self._done: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._lock = threading.Lock()
+        self._evaluated: dict[int, dict[str, float]] = {}
+        self._evaluator: _Evaluator | None = None
+        if evaluate is not None:
+            self._evaluator = _Evaluator(self, evaluate)
+        source.start(self._take, self._fail)
+
+    # -- state, without I/O
+
+    @property
+    def done(self) -> bool:
+        """Whether it is over, and evaluated."""
+        return self._done.done()
+
+    @property
+    def status(self) -> str:
+        """ "running", "stopping", "completed", "stopped" or "failed"."""
+        if self.history.outcome is not None:
+            return self.history.outcome
+        if self._done.done():
+            return "failed"
+        return "stopping" if self.history.stopping else "running"
+
+    @property
+    def title(self) -> str:
+        return f"'{self.name}' {self.version}"
+
+    def __repr__(self) -> str:
+        finished = len(self.history.rounds)
+        of = "" if self.rounds is None else f" of {self.rounds}"
+        last = self.history.rounds[-1] if self.history.rounds else None
+        loss = "" if last is None or last["loss"] is None else f", loss {last['loss']:.4g}"
+        values = self._evaluated.get(last["round"], {}) if last else {}
+        shown = "".join(f", {key} {value:.4g}" for key, value in list(values.items())[:3])
+        return f"<Run {self.title}: {self.status}, {finished}{of} rounds{loss}{shown}>"
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """A row a round (index `round`): what `evaluate` returned, then loss (sample-weighted mean of the workers'),
+        accepted, refused, samples, seconds, bytes. Columns and dtypes are the same when it is empty."""
+        import pandas as pd
+
+        with self._lock:
+            rounds = [dict(row) for row in self.history.rounds]
+            evaluated = dict(self._evaluated)
+        names = list(dict.fromkeys(name for values in evaluated.values() for name in values))
+        rows = [{**row, **evaluated.get(row["round"], {})} for row in rounds]
+        frame = pd.DataFrame(rows, columns=["round", *names, *_ROUND_COLUMNS])
+        return frame.astype({"round": "int64", **_ROUND_COLUMNS}).set_index("round")
+
+    @property
+    def reports(self) -> pd.DataFrame:
+        """A row a worker and round: samples, loss, verdict ("accepted" or a code), message, tensor, seconds (from
+        assignment to report), bytes, norm (L2, of the diff), warning."""
+        import pandas as pd
+
+        with self._lock:
+            rows = [{name: row[name] for name in _REPORT_COLUMNS} for row in self.history.reports]
+        frame = pd.DataFrame(rows, columns=list(_REPORT_COLUMNS))
+        floats = {"loss": "float64", "seconds": "float64", "norm": "float64"}
+        return frame.astype({"round": "int64", "samples": "Int64", "bytes": "int64", **floats})
+
+    def plot(self, ax: Axes | None = None, metrics: Sequence[str] | None = None) -> Axes:
+        """Draw metrics over the rounds.
+
+        Args:
+            ax: where; None makes a figure of its own.
+            metrics: columns of `metrics`; by default what `evaluate` returned, and the loss.
+
+        Raises:
+            UsageError: there is no such metric.
+        """
+        import matplotlib.pyplot as plt
+
+        frame = self.metrics
+        if metrics is None:
+            metrics = [name for name in frame.columns if name not in _ROUND_COLUMNS or name == "loss"]
+        for name in metrics:
+            if name not in frame.columns:
+                raise UsageError(f"there is no metric {name!r}", f"use some of: {', '.join(frame.columns)}")
+        if ax is None:
+            ax = plt.subplots(figsize=(6, 3.5), layout="constrained")[1]
+        for name, style in zip(metrics, ["-", "--", ":", "-."] * len(metrics), strict=False):
+            ax.plot(frame.index, frame[name], style, marker="o", markersize=3, label=name)
+        ax.set_xlabel("round")
+        ax.set_title(f"{self.name} {self.version}")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        if metrics:
+            ax.legend(frameon=False)
+        ax.grid(alpha=0.3)
+        return ax
+
+    # -- rows
+
+    def _take(self, row: Row) -> None:
+        with self._lock:
+            if not self.history.apply(row):
+                return
+        if row["kind"] == "aggregated" and self._evaluator is not None:
+            self._evaluator.add(row["cycle"], row["checkpoint"])
+        if row["kind"] == "finished":
+            if self._evaluator is not None and row["outcome"] != "failed":
+                self._evaluator.finish()
+            else:
+                self._end(None)
+
+    def _end(self, error: BaseException | None) -> None:
+        with self._lock:
+            if self._done.done():
+                return
+            if error is None and self.history.outcome == "failed":
+                error = self._failure()
+            if error is None:
+                self._done.set_result(None)
+            else:
+                self._done.set_exception(error)
+
+    def _fail(self, error: BaseException) -> None:
+        self._end(error)
+
+    def _failure(self) -> RunError:
+        failed = self.history.failures(self.history.cycle)
+        if not failed:
+            return RunError(f"the training {self.title} failed: {self.history.reason}")
+        groups: dict[str, list[str]] = defaultdict(list)
+        details: dict[str, str] = {}
+        for row in failed:
+            cause = _cause(row)
+            key = _normalised((row["error"] or {}).get("traceback") or cause)
+            groups[key].append(row["worker"])
+            details.setdefault(key, cause)
+        found = tuple((tuple(workers), details[key]) for key, workers in groups.items())
+        parts = "; ".join(f"{_names(workers)}: {cause}" for workers, cause in found)
+        count = f"{len(failed)} worker{'s' if len(failed) > 1 else ''}"
+        hint = None
+        if self._clients is not None:
+            hint = f"run.debug({failed[0]['worker']!r}) runs that client's round again here; tolerate=k lets k fail"
+        return WorkersFailed(
+            f"{count} failed in round {self.history.cycle} of {self.title}: {parts}", hint, groups=found
+        )
+
+    # -- with I/O
+
+    async def _wait(self, timeout: float | None = None) -> None:
+        waiting = asyncio.wrap_future(self._done)
+        finished, _ = await asyncio.wait([asyncio.shield(waiting)], timeout=timeout)
+        if not finished:
+            raise TimeoutError(f"the training {self.title} is still {self.status} after {timeout:g} s")
+        error = self._done.exception()
+        if error is not None:
+            raise copy.copy(error).with_traceback(None) from error.__cause__
+
+    async def _stop(self, now: bool = False) -> None:
+        if not self.done:
+            await self._source.stop(now)
+
+    async def _state(self) -> dict[str, Array]:
+        return await self._source.model(None)
+
+    async def _model(self) -> nn.Module:
+        return self._module(await self._state())
+
+    def _module(self, state: Mapping[str, Array]) -> nn.Module:
+        import torch
+
+        if self._template is None:
+            raise UsageError(
+                f"the run {self.title} has no module to put its weights into",
+                "your_model.load_state_dict({name: torch.from_numpy(a) for name, a in run.state.items()})",
+            )
+        module = copy.deepcopy(self._template)
+        module.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
+        return module.eval()
+
+    def _debugged(self, client: int | str, round: int | None) -> tuple[int, int]:
+        if self._clients is None or self._plan is None:
+            raise UsageError(
+                f"the data of {self.title}'s workers isn't in this process", "debug where the clients were passed"
+            )
+        slot = client if isinstance(client, int) else int(client.removeprefix("client ") or -1)
+        if not 0 <= slot < len(self._clients):
+            raise UsageError(f"there is no client {slot}", f"use 0 to {len(self._clients) - 1}")
+        if round is None:
+            mine = [row for row in self.history.reports if row["slot"] == slot]
+            bad = [row for row in mine if row["verdict"] != "accepted"]
+            round = (bad or mine or [{"round": max(1, self.history.cycle)}])[-1]["round"]
+        return slot, round
+
+    async def _debug(self, client: int | str, round: int | None = None) -> Callable[[], LocalResult]:
+        from gridkit.workers.local import train_client
+
+        slot, round = self._debugged(client, round)
+        state = await self._source.model(round)
+        assert self._clients is not None and self._plan is not None
+        x, y = self._clients[slot]
+        plan, settings = self._plan, self._settings.arguments()
+        return lambda: train_client(plan, state, x, y, round=round, slot=slot, **settings)
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        yield from self._wait().__await__()
+        return self
+
+
+class AsyncRun(RunBase):
+    """A Run for `gridkit.aio`."""
+
+    async def wait(self, timeout: float | None = None) -> Self:
+        """Until it is over. `timeout` in seconds.
+
+        Raises:
+            WorkersFailed: so many failed that a round's quorum couldn't be met.
+            EvaluationFailed: the function passed as `evaluate` raised.
+            TimeoutError: it goes on still.
+        """
+        await self._wait(timeout)
+        return self
+
+    async def stop(self, now: bool = False) -> None:
+        """Stop after this round; `now`, or asked a second time: at once."""
+        await self._stop(now)
+
+    async def fetch_model(self) -> nn.Module:
+        """The newest model, in eval mode: a copy of yours with the training's weights."""
+        return await self._model()
+
+    async def fetch_state(self) -> dict[str, Array]:
+        """The newest weights by name."""
+        return await self._state()
+
+    async def debug(self, client: int | str, round: int | None = None) -> LocalResult:
+        """Run a client's round again in this process. See `Run.debug`."""
+        return (await self._debug(client, round))()
+
+
+class Run(RunBase):
+    """A training that is under way or over.
+
+    >>> run = grid.train(model, plan, name="digits", clients=shards)               # doctest: +SKIP
+    >>> run.wait().metrics                                                          # doctest: +SKIP
+    """
+
+    def wait(self, timeout: float | None = None) -> Self:
+        """Wait until it is over. Interrupting the cell ends the waiting, not the training.
+
+        Args:
+            timeout: seconds; None waits without end.
+
+        Raises:
+            WorkersFailed: so many failed that a round's quorum couldn't be met; names them and their causes.
+            EvaluationFailed: the function passed as `evaluate` raised.
+            TimeoutError: it goes on still.
+        """
+        try:
+            BRIDGE.sync(self._wait(timeout))
+        except KeyboardInterrupt:
+            print(f"stopped waiting; the training {self.title} goes on. run.stop() ends it after this round.")
+            raise
+        return self
+
+    def stop(self, now: bool = False) -> None:
+        """Stop after this round; `now`, or asked a second time: at once."""
+        BRIDGE.sync(self._stop(now))
+
+    @property
+    def model(self) -> nn.Module:
+        """The newest model, in eval mode: a copy of yours with the training's weights."""
+        return BRIDGE.sync(self._model())
+
+    @property
+    def state(self) -> dict[str, Array]:
+        """The newest weights by name."""
+        return BRIDGE.sync(self._state())
+
+    def debug(self, client: int | str, round: int | None = None) -> LocalResult:
+        """Run a client's round again in this process, so that its error has a traceback of its own here.
+
+        Args:
+            client: its place in `clients`, or its name, such as "client 3".
+            round: by default the last one in which it failed.
+
+        Returns:
+            What it would have reported.
+        """
+        return BRIDGE.sync(self._debug(client, round))()
+
+
+class _Evaluator:
+    """The thread that evaluates, in a copy of the launching context."""
+
+    def __init__(self, run: RunBase, evaluate: Evaluate) -> None:
+        self._run = run
+        self._evaluate = evaluate
+        self._todo: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(self._work,), name="gridkit-evaluate", daemon=True).start()
+
+    def add(self, round: int, checkpoint: int) -> None:
+        self._todo.put((round, checkpoint))
+
+    def finish(self) -> None:
+        self._todo.put(None)
+
+    def _work(self) -> None:
+        run = self._run
+        while (job := self._todo.get()) is not None:
+            round, checkpoint = job
+            try:
+                model = run._module(run._source.model_for_thread(checkpoint))
+            except GridkitError as error:
+                if error.code is ErrorCode.NOT_FOUND:
+                    continue  # training ran ahead of evaluation and the node let this model go: the row stays empty
+                run._end(error)
+                return
+            try:
+                values = {str(name): float(value) for name, value in self._evaluate(model).items()}
+            except Exception as error:  # noqa: BLE001  it is the user's; wait() raises it
+                failed = EvaluationFailed(
+                    f"evaluate raised {type(error).__name__} after round {round} of {run.title}: {error}",
+                    "the original error stands above; run.model is the model that it was given",
+                )
+                failed.__cause__ = error
+                run._end(failed)
+                return
+            with run._lock:
+                run._evaluated[round] = values
+        run._end(None)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Verification:
+    """Whether two runs have the same model; true when they have, else names the first tensor that differs."""
+
+    equal: bool
+    message: str
+
+    def __bool__(self) -> bool:
+        return self.equal
+
+    def __repr__(self) -> str:
+        return self.message
+
+
+def verify(run_a: RunBase, run_b: RunBase) -> Verification:
+    """Compare the newest models of two runs, bit for bit.
+
+    >>> gk.verify(grid.train(…), gk.simulate(…))                                    # doctest: +SKIP
+    equal: 4 tensors, 4,810 values
+    """
+    a, b = BRIDGE.sync(run_a._state()), BRIDGE.sync(run_b._state())
+    for name in dict.fromkeys([*a, *b]):
+        if name not in a or name not in b:
+            return Verification(False, f"differ: only one has '{name}'")
+        if a[name].shape != b[name].shape or a[name].dtype != b[name].dtype:
+            return Verification(False, f"differ: '{name}' is {_kind(a[name])} in one and {_kind(b[name])} in the other")
+        if a[name].tobytes() != b[name].tobytes():
+            apart = a[name] != b[name]
+            largest = float(np.max(np.abs(a[name].astype(np.float64) - b[name].astype(np.float64))))
+            return Verification(
+                False, f"differ: '{name}' in {int(apart.sum())} of {a[name].size} values, at most by {largest:.3g}"
+            )
+    return Verification(True, f"equal: {len(a)} tensors, {sum(array.size for array in a.values()):,} values")
+
+
+def _kind(array: Array) -> str:
+    return f"{array.dtype}{list(array.shape)}"
+
+
+def _cause(row: Row) -> str:
+    if row["error"]:
+        return f"{row['error']['type']}: {row['error']['message']}"
+    return f"{row['verdict']}{': ' + row['message'] if row['message'] else ''}"
+
+
+def _normalised(text: str) -> str:
+    """Two tracebacks that differ in addresses only are one."""
+    return re.sub(r"0x[0-9a-fA-F]+", "0x…", text)
+
+
+def _names(workers: Sequence[str]) -> str:
+    return ", ".join(workers[:8]) + (f" and {len(workers) - 8} more" if len(workers) > 8 else "")

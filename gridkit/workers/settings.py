@@ -1,0 +1,148 @@
+"""From what a person says of a training to what travels: the configurations, the shards, the start model.
+
+`grid.train` and `gk.simulate` take the same arguments; both read them here, so that they mean the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gridkit.errors import PlanError, UsageError
+from gridkit.plans.plan import Plan
+from gridkit.wire.tensors import Array
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSettings:
+    """How a worker trains in a round: what `train_client` takes, and what `client_config` carries."""
+
+    batch_size: int = 32
+    max_epochs: int = 1
+    max_updates: int | None = None
+    lr: float | None = None
+    seed: int = 0
+
+    @classmethod
+    def from_config(cls, client_config: Mapping[str, Any]) -> LocalSettings:
+        """Read a `client_config`, which may be foreign: types and bounds are checked, other keys ignored.
+
+        Raises:
+            UsageError: naming the key.
+        """
+        values = {
+            "batch_size": _number(client_config, "batch_size", cls.batch_size, 1),
+            "max_epochs": _number(client_config, "max_epochs", cls.max_epochs, 1),
+            "max_updates": _number(client_config, "max_updates", None, 1),
+            "lr": _number(client_config, "lr", None, 0, kind=float),
+            "seed": _number(client_config, "seed", cls.seed, 0),
+        }
+        return cls(**values)
+
+    def to_config(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    def arguments(self) -> dict[str, Any]:
+        """Keywords for `train_client`."""
+        return {
+            "batch_size": self.batch_size,
+            "epochs": self.max_epochs,
+            "max_updates": self.max_updates,
+            "lr": self.lr,
+            "seed": self.seed,
+        }
+
+
+def _number(config: Mapping[str, Any], key: str, default: Any, low: float, *, kind: type = int) -> Any:
+    value = config.get(key, default)
+    if value is None:
+        return default
+    kinds = (int, float) if kind is float else (int,)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value < 2**63:
+        word = "a number" if kind is float else "a whole number"
+        raise UsageError(f"{key} is {value!r}", f"use {word} of {low} or more")
+    return kind(value)
+
+
+def shards(clients: Sequence[tuple[Any, Any]]) -> list[tuple[Array, Array]]:
+    """Each client's ``(x, y)`` as arrays, with equal first dimensions.
+
+    Raises:
+        UsageError: naming the client.
+    """
+    if not len(clients):
+        raise UsageError("there are no clients", "pass clients=[(x, y), …]")
+    return [_shard(place, client) for place, client in enumerate(clients)]
+
+
+def _shard(place: int, client: Any) -> tuple[Array, Array]:
+    try:
+        x, y = client
+    except (TypeError, ValueError):
+        raise UsageError(f"client {place} isn't a pair", "pass clients=[(x, y), …]") from None
+    x, y = _array(x), _array(y)
+    if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
+        raise UsageError(
+            f"client {place} has x of shape {list(x.shape)} and y of shape {list(y.shape)}",
+            "give each client as many labels as samples",
+        )
+    if len(x) == 0:
+        raise UsageError(f"client {place} has no samples", "leave it out")
+    if x.dtype == object or y.dtype == object:
+        raise UsageError(f"client {place} holds Python objects, not numbers", "convert them to arrays of numbers")
+    return x, y
+
+
+def _array(value: Any) -> Array:
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    return np.asarray(value)
+
+
+def start_state(model: nn.Module, plan: Plan) -> dict[str, Array]:
+    """The model's parameters and buffers as the plan names them.
+
+    Raises:
+        PlanError: the plan was traced from another model; names the first tensor that differs.
+    """
+    state = {name: tensor.detach().cpu().numpy().copy() for name, tensor in model.state_dict().items()}
+    for spec in plan.state:
+        array = state.get(spec.name)
+        if array is None or (str(array.dtype), array.shape) != (spec.dtype, spec.shape):
+            there = "no such tensor" if array is None else f"{array.dtype}{list(array.shape)}"
+            raise PlanError(
+                f"the plan '{plan.name}' has '{spec.name}' as {spec.dtype}{list(spec.shape)}, the model has {there}",
+                "trace the plan from this model with gk.training_plan",
+            )
+    return {spec.name: state[spec.name] for spec in plan.state}
+
+
+def configurations(
+    *,
+    clients: int,
+    rounds: int,
+    batch_size: int,
+    local_epochs: int,
+    lr: float | None,
+    seed: int,
+    round_timeout: float | None = None,
+    **rules: Any,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(client_config, server_config) of a training on a fixed roster of clients. `rules` go into the latter as they
+    are; see `federated.rules.CycleRules`.
+
+    Raises:
+        UsageError: naming the argument.
+    """
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+        raise UsageError(f"rounds is {rounds!r}", "use a whole number of 1 or more")
+    local = {"batch_size": batch_size, "max_epochs": local_epochs, "lr": lr, "seed": seed}
+    client_config = LocalSettings.from_config(local).to_config()
+    server_config = {"clients": clients, "num_cycles": rounds, "cycle_length": round_timeout, "seed": seed, **rules}
+    return client_config, {key: value for key, value in server_config.items() if value is not None}
