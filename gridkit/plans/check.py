@@ -1,0 +1,207 @@
+"""What can be known of a run before it happens: batch guards, every shape and dtype, and the memory that it takes.
+
+The dry run follows the op table's own rules, so it needs no torch and no time worth mentioning; a plan that asks for
+2^40 numbers is refused before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gridkit.errors import PlanError
+from gridkit.plans.ops import Op, table
+from gridkit.plans.plan import Arg, Dtype, Guard, Node, Plan, Ref
+from gridkit.plans.shapes import Meta
+
+DEFAULT_BUDGET = 4 << 30
+"""Bytes that the values of one run may take together, inputs and constants included."""
+
+Value = Meta | int | float
+
+_GUARD_OPS: dict[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "mul": operator.mul,
+    "floordiv": operator.floordiv,
+    "mod": operator.mod,
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "and": lambda a, b: bool(a) and bool(b),
+    "or": lambda a, b: bool(a) or bool(b),
+    "not": operator.not_,
+}
+_SIGNS = {"add": "+", "mul": "*", "floordiv": "//", "mod": "%", "eq": "==", "ne": "!=", "lt": "<", "le": "<="}
+_SIGNS |= {"gt": ">", "ge": ">="}
+
+
+def guard_text(guard: Guard) -> str:
+    """A guard as a person reads it: ``B >= 4``."""
+    if not isinstance(guard, tuple):
+        return str(guard)
+    op, *rest = guard
+    parts = [f"({guard_text(r)})" if isinstance(r, tuple) else str(r) for r in rest]
+    return f"not {parts[0]}" if op == "not" else f" {_SIGNS.get(str(op), op)} ".join(parts)
+
+
+def _evaluate(guard: Guard, batch: int) -> Any:
+    if not isinstance(guard, tuple):
+        return batch if guard == "B" else guard
+    op, *rest = guard
+    return _GUARD_OPS[str(op)](*(_evaluate(r, batch) for r in rest))
+
+
+def holds(guard: Guard, batch: int) -> bool:
+    """Whether a condition on the batch size is true."""
+    try:
+        return bool(_evaluate(guard, batch))
+    except ZeroDivisionError:
+        return False
+
+
+def check_guards(plan: Plan, batch: int) -> None:
+    """Raise PlanError unless the trace holds for that batch size."""
+    for guard in plan.guards:
+        if not holds(guard, batch):
+            raise PlanError(
+                f"plan {plan.name!r} was traced for batch sizes B with {guard_text(guard)}; this batch has {batch}",
+                "choose another batch_size, or trace with an example of this size",
+            )
+
+
+def last_uses(plan: Plan) -> list[tuple[int, ...]]:
+    """For each node, the ids whose values nobody needs after it (outputs and inputs are never among them)."""
+    kept = {o.id for o in plan.outputs} | {i.id for i in plan.inputs} | set(plan.constants)
+    dying: list[tuple[int, ...]] = []
+    for node in reversed(plan.nodes):
+        ids = {*references(node), *(i for i in node.out if i is not None)}
+        dying.append(tuple(sorted(ids - kept)))
+        kept |= ids
+    return dying[::-1]
+
+
+def references(node: Node) -> list[int]:
+    """Ids that a node reads."""
+    found: list[int] = []
+
+    def collect(arg: Arg) -> None:
+        if isinstance(arg, Ref):
+            found.append(arg.id)
+        elif isinstance(arg, tuple):
+            for inner in arg:
+                collect(inner)
+
+    for arg in node.args:
+        collect(arg)
+    for _, arg in node.kwargs:
+        collect(arg)
+    return found
+
+
+def label(plan: Plan, index: int) -> str:
+    """How messages call a node."""
+    return f"node {index} ({plan.nodes[index].op}) of plan {plan.name!r}"
+
+
+def dry_run(plan: Plan, batch: int, budget: int = DEFAULT_BUDGET) -> Mapping[int, Value]:
+    """Work out every value's shape and dtype for one batch size, and count the bytes alive at each node.
+
+    Results are remembered, so a second call with the same batch size costs nothing.
+
+    Args:
+        plan: the plan.
+        batch: number of samples.
+        budget: bytes that all values alive at one time may take.
+
+    Returns:
+        For each id its `Meta`, or the number itself.
+
+    Raises:
+        PlanError: a guard doesn't hold, an operation can't take its arguments, or the budget is exceeded; the
+            message names the node.
+    """
+    key = ("dry run", batch, budget)
+    if key not in plan._memo:
+        check_guards(plan, batch)
+        plan._memo[key] = _dry_run(plan, batch, budget)
+    found: Mapping[int, Value] = plan._memo[key]
+    return found
+
+
+def _dry_run(plan: Plan, batch: int, budget: int) -> Mapping[int, Value]:
+    values: dict[int, Value] = {}
+    for i in plan.inputs:
+        shape = tuple(batch if s == "B" else s for s in i.shape)
+        values[i.id] = plan.lr if i.role == "lr" else Meta(shape, i.dtype)
+    for id, array in plan.constants.items():
+        values[id] = Meta(array.shape, array.dtype.name)
+    alive = {id: v.nbytes for id, v in values.items() if isinstance(v, Meta)}
+    total = sum(alive.values())
+    if total > budget:
+        raise PlanError(f"the inputs of plan {plan.name!r} take {total:,} bytes; {budget:,} are allowed")
+    rows = table()
+    for index, (node, dying) in enumerate(zip(plan.nodes, last_uses(plan), strict=True)):
+        op = rows[node.op]
+        try:
+            result = op.rule(_bind(op, node, values))
+        except (ValueError, IndexError, TypeError, ArithmeticError) as error:
+            raise PlanError(f"{label(plan, index)} can't run: {error}") from None
+        for id, value in zip(node.out, result if isinstance(result, tuple) else (result,), strict=True):
+            if isinstance(value, Meta):
+                taken = 0 if op.is_view else value.nbytes
+                total += taken
+                if total > budget or value.nbytes > budget:
+                    raise PlanError(
+                        f"{label(plan, index)} needs {value.nbytes:,} bytes for {value.dtype}{list(value.shape)}, "
+                        f"{total:,} in all; {budget:,} are allowed"
+                    )
+                if id is not None:
+                    alive[id] = taken
+                else:
+                    total -= taken
+            if id is not None:
+                values[id] = value
+        for id in dying:
+            total -= alive.pop(id, 0)
+    _check_outputs(plan, values)
+    return values
+
+
+def _bind(op: Op, node: Node, values: Mapping[int, Value]) -> dict[str, Any]:
+    bound: dict[str, Any] = {p.name: p.default for p in op.params}
+    bound |= {p.name: _value(a, values) for p, a in zip(op.positional, node.args, strict=False)}
+    bound |= {name: _value(a, values) for name, a in node.kwargs}
+    bound["op"] = op.name
+    return bound
+
+
+def _value(arg: Arg, values: Mapping[int, Value]) -> Any:
+    if isinstance(arg, Ref):
+        return values[arg.id]
+    if isinstance(arg, Dtype):
+        return arg.name
+    if isinstance(arg, tuple):
+        return [_value(a, values) for a in arg]
+    return arg
+
+
+def _check_outputs(plan: Plan, values: Mapping[int, Value]) -> None:
+    """A next value must look like the one that it replaces, and the loss must be one number."""
+    held = {(i.role, i.name): i for i in plan.inputs}
+    for o in plan.outputs:
+        value = values[o.id]
+        assert isinstance(value, Meta)
+        if o.role == "loss":
+            if value.shape != () or not value.dtype.startswith("float"):
+                raise PlanError(f"the loss of plan {plan.name!r} is {value.dtype}{list(value.shape)}, not one number")
+            continue
+        i = held[o.role, o.name]
+        if (value.shape, value.dtype) != (i.shape, i.dtype):
+            raise PlanError(
+                f"output {o.name!r} of plan {plan.name!r} is {value.dtype}{list(value.shape)}, "
+                f"but the input that it replaces is {i.dtype}{list(i.shape)}"
+            )

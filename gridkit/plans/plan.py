@@ -1,0 +1,170 @@
+"""A plan: a traced computation as a list of operations, with no code in it.
+
+A plan is data. It can be written as bytes, validated, sent, and executed without unpickling or importing anything.
+Reading and checking one needs no torch; only `Plan.run` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from gridkit.wire.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+
+InputRole = Literal["x", "y", "weight", "lr", "param", "buffer", "optimizer"]
+OutputRole = Literal["loss", "param", "buffer", "optimizer"]
+Size = int | Literal["B"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """The value of that id: an input, a constant or an earlier node's result."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dtype:
+    """A dtype as an argument, by its NumPy name."""
+
+    name: str
+
+
+Arg = Ref | Dtype | bool | int | float | str | None | tuple["Arg", ...]
+Guard = int | str | tuple["Guard", ...]
+"""A condition on the batch size: ``("ge", "B", 4)``, ``("eq", ("mod", "B", 2), 0)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What `Plan.run` takes at that place; "B" in `shape` is the batch size, the same everywhere."""
+
+    id: int
+    name: str
+    role: InputRole
+    dtype: str
+    shape: tuple[Size, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What `Plan.run` gives at that place."""
+
+    id: int
+    name: str
+    role: OutputRole
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operation. `out` has an id for each result, None for one that nobody uses."""
+
+    op: str
+    args: tuple[Arg, ...]
+    kwargs: tuple[tuple[str, Arg], ...]
+    out: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """A traced computation; `gridkit.training_plan` makes one.
+
+    Attributes:
+        name: what the plan is called in messages.
+        inputs: in the order in which `run` takes them.
+        outputs: in the order in which `run` gives them.
+        nodes: the operations in order of execution; each refers only to what stands before it.
+        constants: small tensors that belong to the plan, by id.
+        guards: conditions on the batch size under which the trace holds.
+        lr: the learning rate that is used when nobody asks for another.
+
+    Example:
+        >>> plan = Plan.from_bytes(data)                # doctest: +SKIP
+        >>> plan
+        <Plan 'net': 31 operations, 4 parameters (4,810 values), x float32[B, 64], y int64[B], lr 0.1>
+    """
+
+    name: str
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+    nodes: tuple[Node, ...]
+    constants: Mapping[int, np.ndarray] = field(default_factory=dict)
+    guards: tuple[Guard, ...] = ()
+    lr: float = 0.0
+    _memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def state(self) -> tuple[TensorSpec, ...]:
+        """Parameters and buffers, in the order of the model's state_dict."""
+        return self._specs("param", "buffer")
+
+    @property
+    def averaged(self) -> tuple[TensorSpec, ...]:
+        """What a diff holds, in order: parameters and floating buffers. Integer buffers stay as they are."""
+        return tuple(s for s in self.state if s.dtype.startswith("float"))
+
+    @property
+    def optimizer_state(self) -> tuple[TensorSpec, ...]:
+        """What the optimiser keeps between two steps; it starts as zeros each round."""
+        return self._specs("optimizer")
+
+    def _specs(self, *roles: str) -> tuple[TensorSpec, ...]:
+        chosen = (i for i in self.inputs if i.role in roles)
+        return tuple(TensorSpec(i.name, i.dtype, tuple(int(s) for s in i.shape)) for i in chosen)
+
+    def input(self, role: InputRole) -> Input | None:
+        """The first input of that role, or None."""
+        return next((i for i in self.inputs if i.role == role), None)
+
+    def to_bytes(self) -> bytes:
+        """The plan in the form GKP1 (`gridkit.plans.form`)."""
+        from gridkit.plans.form import encode
+
+        return encode(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Plan:
+        """Read and validate a plan; nothing of it is executed.
+
+        Raises:
+            PlanError: not a plan, or one that breaks a rule; the message names the node and the reason.
+        """
+        from gridkit.plans.form import decode
+
+        return decode(data)
+
+    def run(self, inputs: Sequence[torch.Tensor | float]) -> list[torch.Tensor]:
+        """Execute the plan once with torch.
+
+        Args:
+            inputs: one value for each of `self.inputs`, in that order; the learning rate may be a float.
+
+        Returns:
+            One tensor for each of `self.outputs`, in that order. No gradients are recorded.
+
+        Raises:
+            PlanError: an input has the wrong shape or dtype, the batch size breaks a guard, the plan needs more
+                memory than allowed, or an operation fails; the message names which.
+        """
+        from gridkit.plans.engine_torch import run
+
+        return run(self, inputs)
+
+    def __repr__(self) -> str:
+        params = self._specs("param")
+        parts = [f"{len(self.nodes)} operations"]
+        if params:
+            parts.append(f"{len(params)} parameters ({sum(p.size for p in params):,} values)")
+        for role in ("x", "y"):
+            found = self.input(role)
+            if found is not None:
+                parts.append(f"{role} {found.dtype}[{', '.join(map(str, found.shape))}]")
+        if self.input("lr") is not None:
+            parts.append(f"lr {self.lr:g}")
+        return f"<Plan {self.name!r}: {', '.join(parts)}>"

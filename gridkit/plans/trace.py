@@ -1,0 +1,506 @@
+"""Tracing: run ordinary torch code once on tensors without data and write down each operation below autograd.
+
+A dispatch mode sees every ATen operation, forward and backward, after torch has broken composite ones up, so what is
+recorded is what eager execution runs, and a plan's results are bit-equal to it. The batch size is a symbol; what the
+code asks of it is recorded as a guard. Tensors have no values here, so code that looks at them is refused.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import CodeType, FrameType, TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gridkit.errors import PlanError
+from gridkit.plans.check import references
+from gridkit.plans.form import MAX_NODES
+from gridkit.plans.ops import Op, table
+from gridkit.plans.plan import Arg, Dtype, Guard, Node, Ref
+
+MAX_CONSTANT = 4096
+"""Bytes of a tensor that code may capture without naming it: a table of class weights passes, a data set doesn't."""
+
+_SAME_VALUE = ("aten.detach.default", "aten.alias.default", "aten.lift_fresh.default")
+_QUESTIONS = (
+    "aten.sym_size.default",
+    "aten.sym_stride.default",
+    "aten.sym_storage_offset.default",
+    "aten.sym_numel.default",
+    "aten.is_contiguous.default",
+    "aten.is_contiguous.memory_format",
+    "aten.is_strides_like_format.default",
+    "aten.is_non_overlapping_and_dense.default",
+    "aten.dim.default",
+)
+_TORCH, _HERE = str(Path(torch.__file__).parent), str(Path(__file__).parent)
+
+# sympy's and torch's classes for arithmetic on sizes, by name, with our operation
+_ARITHMETIC = {
+    "Add": "add",
+    "Mul": "mul",
+    "FloorDiv": "floordiv",
+    "CleanDiv": "floordiv",
+    "Mod": "mod",
+    "PythonMod": "mod",
+    "IntTrueDiv": "truediv",
+    "FloatTrueDiv": "truediv",
+}
+_CONDITIONS = {
+    "Equality": "eq",
+    "Unequality": "ne",
+    "StrictLessThan": "lt",
+    "LessThan": "le",
+    "StrictGreaterThan": "gt",
+    "GreaterThan": "ge",
+    "And": "and",
+    "Or": "or",
+    "Not": "not",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What one run of the code gave.
+
+    Attributes:
+        inputs: ids of the inputs, in order.
+        nodes: the operations that the outputs depend on.
+        constants: captured tensors.
+        outputs: ids of the outputs, in order.
+        guards: conditions on the batch size that a line of the user caused.
+        torch_guards: conditions that torch asked for by itself.
+    """
+
+    inputs: tuple[int, ...]
+    nodes: tuple[Node, ...]
+    constants: dict[int, np.ndarray]
+    outputs: tuple[int, ...]
+    guards: tuple[Guard, ...]
+    torch_guards: tuple[Guard, ...]
+
+
+Shape = tuple[int | str, ...]
+"""A tensor's sizes with "B" for the batch."""
+
+
+def trace(
+    function: Callable[..., Sequence[torch.Tensor]],
+    inputs: Sequence[tuple[Shape, torch.dtype, bool] | float],
+    batch: int,
+    modules: torch.nn.Module | None = None,
+) -> Trace:
+    """Run `function` once without data and record it.
+
+    Args:
+        function: takes one value an input and returns tensors.
+        inputs: shape, dtype and whether it requires a gradient; or a float for a number that stays an input.
+        batch: the size that "B" has in this run; at least 2.
+        modules: the module that runs inside, so that messages can name the part at fault.
+
+    Raises:
+        PlanError: the code can't be a plan; the message names the operation and the user's line.
+    """
+    env = ShapeEnv()
+    fake_mode = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
+    values = _fakes(env, fake_mode, inputs, batch)
+    recorder = _Recorder(env, function.__code__)
+    for value, spec in zip(values, inputs, strict=True):
+        recorder.input(value, spec)
+    with _names(modules, recorder), fake_mode, recorder:
+        try:
+            outputs = function(*values)
+        except PlanError:
+            raise
+        except Exception as error:
+            raise recorder.failure(error) from error
+    batch_symbol = recorder.batch
+    if batch_symbol is not None and env.replace(batch_symbol).is_number:
+        raise PlanError(
+            f"the code holds only for batches of {batch}: it uses the batch size as a fixed number{_pinned_at(env)}",
+            "write it with tensor operations instead of a loop or a number that depends on x.shape[0]",
+        )
+    user, torch_own = recorder.guards()
+    nodes, ids = _simplify(recorder.nodes, tuple(recorder.id_of(o) for o in outputs))
+    used = {r for n in nodes for r in references(n)} | set(ids)
+    constants = {k: v for k, v in recorder.constants.items() if k in used}
+    return Trace(tuple(recorder.inputs), nodes, constants, ids, user, torch_own)
+
+
+def _fakes(env: ShapeEnv, mode: FakeTensorMode, inputs: Sequence[Any], batch: int) -> list[Any]:
+    values: list[Any] = []
+    first = None
+    for spec in inputs:
+        if isinstance(spec, float):
+            values.append(env.create_unbacked_symfloat())
+            continue
+        shape, dtype, differentiable = spec
+        real = torch.empty(
+            [batch if s == "B" else s for s in shape], dtype=dtype, device="meta" if 0 in shape else None
+        )
+        dims = [DimDynamic.DYNAMIC if s == "B" else DimDynamic.STATIC for s in shape]
+        fake = mode.from_tensor(real, symbolic_context=StatelessSymbolicContext(dynamic_sizes=dims))
+        if "B" in shape:
+            first = fake if first is None else first
+            torch._check(fake.size(0) == first.size(0))
+        values.append(fake.requires_grad_(differentiable))
+    return values
+
+
+class _Recorder(TorchDispatchMode):
+    """Writes down what is dispatched while it is active."""
+
+    def __init__(self, env: ShapeEnv, boundary: CodeType) -> None:
+        super().__init__()
+        self.env = env
+        self.boundary = boundary
+        self.inputs: list[int] = []
+        self.nodes: list[Node] = []
+        self.constants: dict[int, np.ndarray] = {}
+        self.modules: list[str] = []
+        self.batch: Any = None
+        self._values: dict[
+            int, tuple[Any, int]
+        ] = {}  # by id() of a tensor; holds the tensor, so that the id stays its own
+        self._captured: dict[int, tuple[Any, Any]] = {}  # likewise, for aliases of captured tensors: the tensor itself
+        self._numbers: dict[Any, Arg] = {}
+        self._sized: int | None = None
+        self._next = 0
+
+    # ---- ids
+
+    def _new(self) -> int:
+        self._next += 1
+        return self._next - 1
+
+    def input(self, value: Any, spec: Any) -> None:
+        place = self._new()
+        self.inputs.append(place)
+        if isinstance(spec, float):
+            self._numbers[value.node.expr] = Ref(place)
+            return
+        self._values[id(value)] = (value, place)
+        if "B" in spec[0] and self.batch is None:
+            self.batch, self._sized = value.size(0).node.expr, place
+
+    def id_of(self, value: torch.Tensor) -> int:
+        found = self._values.get(id(value))
+        if found is not None:
+            return found[1]
+        return self._capture(value)
+
+    def _capture(self, value: torch.Tensor) -> int:
+        original = self._captured.get(id(value), (None, value))[1]
+        if id(original) in self._values:
+            return self._values[id(original)][1]
+        real = original.constant if isinstance(original, FakeTensor) else original
+        shape = "x".join(map(str, value.shape)) or "single value"
+        if real is None:
+            raise PlanError(f"a tensor ({shape}) came from outside of the traced code{self.where()}")
+        if value.requires_grad:
+            raise PlanError(
+                f"a parameter ({shape}) is used that doesn't belong to the model{self.where()}",
+                "make it a parameter of the model",
+            )
+        if real.numel() * real.element_size() > MAX_CONSTANT:
+            raise PlanError(
+                f"a captured tensor ({shape}, {str(real.dtype).removeprefix('torch.')}) would travel inside the plan"
+                f"{self.where()}",
+                f"plans are sent to others: captured tensors have at most {MAX_CONSTANT:,} bytes; "
+                "register it as a buffer of the model if it belongs there",
+            )
+        place = self._new()
+        with torch.utils._python_dispatch._disable_current_modes():
+            self.constants[place] = real.detach().cpu().contiguous().numpy().copy()
+        self._values[id(original)] = (original, place)
+        return place
+
+    # ---- recording
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = str(func)
+        if not name.startswith("aten.") or name in _QUESTIONS:
+            return func(*args, **kwargs)
+        if name in _SAME_VALUE:
+            return self._alias(args[0], func(*args, **kwargs))
+        if name == "aten._local_scalar_dense.default":
+            if isinstance(args[0], FakeTensor) and args[0].constant is None:
+                raise PlanError(
+                    f"the code reads a tensor's value (.item(), bool(), or an if on a tensor){self.where()}",
+                    "a plan has no values while it is traced: use torch.where or another tensor operation",
+                )
+            return func(*args, **kwargs)
+        op, changes = self._operation(name, args)
+        read = tuple(self._arg(a) for a in args)
+        options = tuple((k, self._arg(v)) for k, v in kwargs.items() if self._kept(op, k, v))
+        if changes:
+            self._check_alone(args[0], name)
+        result = func(*args, **kwargs)
+        out: list[int | None] = []
+        for value in result if isinstance(result, tuple | list) else (result,):
+            out.append(None if value is None else self._new())
+            if value is not None:
+                self._values[id(value)] = (value, self._next - 1)
+        if changes:
+            self._rebind(args[0], self._next - 1)
+        self.nodes.append(Node(op.name, read, options, tuple(out)))
+        if len(self.nodes) > MAX_NODES:
+            raise PlanError(f"the code takes more than {MAX_NODES:,} operations{self.where()}")
+        return result
+
+    def _alias(self, old: Any, new: Any) -> Any:
+        """`new` is `old` under another object. Never raises: autograd calls this where an error would end the process."""
+        if id(old) in self._values:
+            self._values[id(new)] = (new, self._values[id(old)][1])
+        else:
+            self._captured[id(new)] = (new, self._captured.get(id(old), (None, old))[1])
+        return new
+
+    def _operation(self, name: str, args: tuple[Any, ...]) -> tuple[Op, bool]:
+        """The row of the table; for ``relu_`` that of ``relu``, and True: it changes its first argument."""
+        rows = table()
+        packet, _, overload = name.rpartition(".")
+        changes = packet.endswith("_") and not packet.endswith("__")
+        packet = packet.rstrip("_") if changes else packet
+        number = len(args) > 1 and not isinstance(args[1], torch.Tensor)
+        found = rows.get(f"{packet}.{'Scalar' if overload == 'Tensor' and number else overload}")
+        if found is None:
+            raise PlanError(
+                f"operation {name} can't stand in a plan{self.where()}",
+                "write it with other operations (gridkit.plans.ops.table() lists those that can)",
+            )
+        return found, changes
+
+    def _kept(self, op: Op, key: str, value: Any) -> bool:
+        if any(p.name == key for p in op.params):
+            return True
+        if value in (None, False, torch.strided, torch.preserve_format) or value == torch.device("cpu"):
+            return False
+        raise PlanError(f"operation {op.name} with {key}={value} can't stand in a plan{self.where()}")
+
+    def _arg(self, value: Any) -> Arg:
+        if isinstance(value, torch.Tensor):
+            return Ref(self.id_of(value))
+        if isinstance(value, torch.SymInt | torch.SymFloat):
+            return self._number(value.node.expr)
+        if isinstance(value, torch.dtype):
+            return Dtype(str(value).removeprefix("torch."))
+        if isinstance(value, torch.memory_format):
+            return str(value).removeprefix("torch.")
+        if isinstance(value, list | tuple):
+            return tuple(self._arg(v) for v in value)
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        raise PlanError(f"an argument of type {type(value).__name__} can't stand in a plan{self.where()}")
+
+    def _number(self, expr: Any) -> Arg:
+        """A number that depends on the batch size or on a number that is an input, as nodes."""
+        expr = self.env.replace(expr)
+        if expr.is_Integer:
+            return int(expr)
+        if expr.is_number:
+            return float(expr)
+        if expr not in self._numbers:
+            self._numbers[expr] = self._computed(expr)
+        return self._numbers[expr]
+
+    def _computed(self, expr: Any) -> Ref:
+        if self.batch is not None and expr == self.env.replace(self.batch):
+            assert self._sized is not None
+            return self._emit("aten.sym_size.int", Ref(self._sized), 0)
+        kind = type(expr).__name__
+        if kind == "ToFloat":
+            return self._emit("py.mul", self._number(expr.args[0]), 1.0)
+        if kind not in _ARITHMETIC:
+            raise PlanError(f"arithmetic on the batch size that a plan can't hold: {expr}{self.where()}")
+        if kind == "Mul" and expr.args[0] == -1 and len(expr.args) == 2:
+            return self._emit("py.neg", self._number(expr.args[1]))
+        result, *rest = (self._number(a) for a in expr.args)
+        for other in rest:
+            result = self._emit(f"py.{_ARITHMETIC[kind]}", result, other)
+        assert isinstance(result, Ref)
+        return result
+
+    def _emit(self, name: str, *args: Arg) -> Ref:
+        place = self._new()
+        self.nodes.append(Node(name, args, (), (place,)))
+        return Ref(place)
+
+    # ---- operations in place
+
+    def _sharing(self, target: torch.Tensor) -> list[int]:
+        """Keys of the tensors in the same memory."""
+        memory = target.untyped_storage()._cdata
+        return [k for k, (t, _) in self._values.items() if t.untyped_storage()._cdata == memory]
+
+    def _check_alone(self, target: torch.Tensor, name: str) -> None:
+        """An operation in place is written as one that isn't; that is right only if no view sees the change."""
+        place = self.id_of(target)
+        if place in self.inputs or place in self.constants:
+            what = "an input, a parameter or a buffer" if place in self.inputs else "a captured tensor"
+            raise PlanError(f"operation {name} changes {what} in place{self.where()}", "use the form that returns a new tensor")
+        if any(self._values[k][1] != place for k in self._sharing(target)):
+            raise PlanError(
+                f"operation {name} changes a tensor in place that another view shares{self.where()}",
+                "use the form that returns a new tensor",
+            )
+
+    def _rebind(self, target: torch.Tensor, place: int) -> None:
+        for key in self._sharing(target):
+            self._values[key] = (self._values[key][0], place)
+
+    # ---- what to tell the user
+
+    def where(self) -> str:
+        """The module and the user's line that are running, for the end of a message's first line."""
+        return self._place(_user_frame(sys._getframe(1), self.boundary))
+
+    def _place(self, frame: tuple[str, int] | None) -> str:
+        module = f" in module {self.modules[-1]}" if self.modules else ""
+        if frame is None:
+            return module
+        path, line = frame
+        text = linecache.getline(path, line).strip()
+        return f"{module} ({Path(path).name}:{line}: {text})" if text else f"{module} ({Path(path).name}:{line})"
+
+    def failure(self, error: Exception) -> PlanError:
+        """What the code itself raised, as a PlanError with the user's line."""
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        where = self._place(_raised_at(error.__traceback__))
+        if type(error).__name__.startswith("GuardOnDataDependent"):
+            return PlanError(
+                f"what the code does depends on a tensor's value{where}",
+                "a plan has no values while it is traced: use torch.where or another tensor operation",
+            )
+        return PlanError(f"the code raised {type(error).__name__} while it was traced: {reason}{where}")
+
+    def guards(self) -> tuple[tuple[Guard, ...], tuple[Guard, ...]]:
+        """Conditions on the batch size: those of a user's line, those of torch."""
+        user: list[Guard] = []
+        torch_own: list[Guard] = []
+        for guard in self.env.guards:
+            expr = self.env.replace(guard.expr)
+            if expr.is_Boolean and expr in (True, False):
+                continue
+            frame = guard.sloc.framework_loc
+            mine = frame is not None and not isinstance(frame, str) and not _is_library(frame.filename)
+            (user if mine else torch_own).append(self._condition(expr))
+        return tuple(dict.fromkeys(user)), tuple(dict.fromkeys(torch_own))
+
+    def _condition(self, expr: Any) -> Guard:
+        if expr == self.env.replace(self.batch):
+            return "B"
+        if expr.is_Integer:
+            return int(expr)
+        kind = type(expr).__name__
+        op = _CONDITIONS.get(kind) or _ARITHMETIC.get(kind)
+        if op is None or op == "truediv":
+            raise PlanError(f"the code asks of the batch size what a plan can't hold: {expr}")
+        result, *rest = (self._condition(a) for a in expr.args)
+        if op == "not":
+            return ("not", result)
+        for other in rest:
+            result = (op, result, other)
+        return result
+
+
+@contextmanager
+def _names(root: torch.nn.Module | None, recorder: _Recorder) -> Iterator[None]:
+    """Keep the name of the submodule that is running in `recorder.modules`."""
+    handles = []
+
+    def enter(name: str) -> Callable[..., None]:
+        return lambda module, args: recorder.modules.append(f"{name!r} ({type(module).__name__})")
+
+    def leave(module: torch.nn.Module, args: Any, output: Any) -> None:
+        recorder.modules.pop()
+
+    for name, module in root.named_modules() if root is not None else ():
+        if name:
+            handles.append(module.register_forward_pre_hook(enter(name), prepend=True))
+            handles.append(module.register_forward_hook(leave))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _is_library(path: str) -> bool:
+    return path.startswith((_TORCH, _HERE))
+
+
+def _user_frame(frame: FrameType | None, boundary: CodeType) -> tuple[str, int] | None:
+    while frame is not None and frame.f_code is not boundary:
+        if not _is_library(frame.f_code.co_filename):
+            return frame.f_code.co_filename, frame.f_lineno
+        frame = frame.f_back
+    return None
+
+
+def _raised_at(trace: TracebackType | None) -> tuple[str, int] | None:
+    """The innermost line of the user in an error's traceback."""
+    found = None
+    while trace is not None:
+        if not _is_library(trace.tb_frame.f_code.co_filename):
+            found = (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
+        trace = trace.tb_next
+    return found
+
+
+def _pinned_at(env: ShapeEnv) -> str:
+    """The line of the user that made a number of the batch size, if it was one."""
+    for guard in env.guards:
+        frame = guard.sloc.framework_loc
+        if type(guard.expr).__name__ == "Equality" and frame is not None and not isinstance(frame, str):
+            if not _is_library(frame.filename) and guard.expr.args[1].is_number:
+                return f" ({Path(frame.filename).name}:{frame.lineno}: {frame.line})"
+    return ""
+
+
+# ---- tidying
+
+
+def _simplify(nodes: list[Node], outputs: tuple[int, ...]) -> tuple[tuple[Node, ...], tuple[int, ...]]:
+    """Undo pairs of transpositions and drop what no output needs. No number changes."""
+    source_of: dict[int, int] = {}  # a transposed tensor's id: what it is the transposition of
+    same_as: dict[int, int] = {}
+    kept: list[Node] = []
+    for node in nodes:
+        if same_as:
+            node = replace(
+                node,
+                args=tuple(_renamed(a, same_as) for a in node.args),
+                kwargs=tuple((k, _renamed(v, same_as)) for k, v in node.kwargs),
+            )
+        if node.op == "aten.t.default" and isinstance(node.args[0], Ref) and node.out[0] is not None:
+            if node.args[0].id in source_of:
+                same_as[node.out[0]] = source_of[node.args[0].id]
+                continue
+            source_of[node.out[0]] = node.args[0].id
+        kept.append(node)
+    outputs = tuple(same_as.get(o, o) for o in outputs)
+    needed, live = set(outputs), []
+    for node in reversed(kept):
+        out = tuple(o if o in needed else None for o in node.out)
+        if any(o is not None for o in out):
+            needed.update(references(node))
+            live.append(replace(node, out=out))
+    return tuple(reversed(live)), outputs
+
+
+def _renamed(arg: Arg, same_as: dict[int, int]) -> Arg:
+    if isinstance(arg, Ref):
+        return Ref(same_as.get(arg.id, arg.id))
+    return tuple(_renamed(a, same_as) for a in arg) if isinstance(arg, tuple) else arg

@@ -1,0 +1,199 @@
+"""From a model, a loss and an optimiser to a plan for one training step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.func import functional_call
+
+from gridkit.errors import PlanError, UsageError
+from gridkit.plans.check import dry_run, holds
+from gridkit.plans.form import ITEM_SIZES
+from gridkit.plans.optim import Optimizer
+from gridkit.plans.plan import Guard, Input, Output, Plan
+from gridkit.plans.trace import Trace, trace
+from gridkit.plans.weighting import Loss, check_loss, weighted
+
+
+def training_plan(
+    model: torch.nn.Module,
+    loss: Loss,
+    optimizer: Optimizer,
+    example: tuple[Any, Any],
+    *,
+    name: str | None = None,
+) -> Plan:
+    """Trace one training step: forward, weighted loss, backward, optimiser.
+
+    The plan takes the model's state, the optimiser's, a batch (x, y) of any size, a weight for each sample and a
+    learning rate, and gives the loss and the next states. With weights of one, the next parameters are bit-equal to
+    those of the eager module with the loss's mean and the optimiser of `torch.optim`. The model is traced in training
+    mode, on a copy: its mode, parameters and gradients stay as they are.
+
+    Args:
+        model: any module whose operations are in the op table.
+        loss: ``loss(output, y)``: a mean over the samples, or one loss a sample.
+        optimizer: such as `gridkit.SGD`.
+        example: ``(x, y)``, arrays or tensors of at least one sample; only shapes and dtypes enter the plan.
+        name: what the plan is called; the model's class name if not given.
+
+    Raises:
+        PlanError: the code can't be a plan; the message names the operation and the line.
+        UsageError: an argument is wrong.
+
+    Example:
+        >>> plan = training_plan(model, F.cross_entropy, SGD(lr=0.1), (x, y))     # doctest: +SKIP
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise UsageError(f"model is {type(model).__name__}, expected a torch.nn.Module")
+    x, y = _example(example)
+    copied = _copy(model)
+    state = _state(copied)
+    _try_loss(copied, state, loss, x, y)
+
+    batch = max(2, len(x))
+    step = _Step(copied, loss, optimizer, state)
+    inputs = [*step.specs, (("B", *x.shape[1:]), x.dtype, False), (("B", *y.shape[1:]), y.dtype, False)]
+    inputs += [(("B",), step.dtype, False), float(optimizer.lr)]
+
+    def once(size: int) -> Trace:
+        return trace(step.run, inputs, size, copied)
+
+    first = once(batch)
+    guards = first.guards
+    if first.torch_guards:
+        second = once(_other_size(batch, first.torch_guards))
+        if second.nodes != first.nodes:
+            guards = (*guards, *first.torch_guards)
+    plan = _assemble(name or type(model).__name__, step, first, guards, x, y, float(optimizer.lr))
+    plan = Plan.from_bytes(plan.to_bytes())  # what was traced passes the same checks as what is received
+    dry_run(plan, batch)
+    return plan
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """One entry of the state_dict. `source` is another entry's name when both are the same tensor."""
+
+    tensor: torch.Tensor
+    is_param: bool
+    source: str | None
+
+
+def _example(example: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    try:
+        x, y = (torch.as_tensor(part) for part in example)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"example must be (x, y), two arrays or tensors: {error}") from None
+    if not x.ndim or not y.ndim or len(x) != len(y) or not len(x):
+        raise UsageError(f"example: x is {list(x.shape)} and y is {list(y.shape)}, expected the same number of samples")
+    return x, y
+
+
+def _copy(model: torch.nn.Module) -> torch.nn.Module:
+    try:
+        copied = copy.deepcopy(model)
+    except (TypeError, RuntimeError, copy.Error) as error:
+        raise PlanError(f"the model can't be copied, and tracing mustn't change it: {error}") from error
+    return copied.cpu().train()
+
+
+def _state(model: torch.nn.Module) -> dict[str, _Held]:
+    """The state_dict's entries with what kind each is."""
+    entries = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    held: dict[str, _Held] = {}
+    first: dict[int, str] = {}
+    for name in model.state_dict():
+        tensor = entries.get(name)
+        if tensor is None:
+            raise PlanError(f"state_dict entry {name!r} is neither a parameter nor a buffer")
+        source = first.setdefault(id(tensor), name)
+        if str(tensor.dtype).removeprefix("torch.") not in ITEM_SIZES:
+            raise PlanError(f"{name!r} has dtype {tensor.dtype}, which can't stand in a plan")
+        held[name] = _Held(tensor, isinstance(tensor, torch.nn.Parameter), None if source == name else source)
+    if not any(h.is_param and h.tensor.requires_grad for h in held.values()):
+        raise PlanError("the model has no parameter that requires a gradient")
+    return held
+
+
+def _try_loss(model: torch.nn.Module, state: Mapping[str, _Held], loss: Loss, x: torch.Tensor, y: torch.Tensor) -> None:
+    """Run model and loss once, eagerly, on a few samples, to see that the loss can be weighted."""
+    count = min(len(x), 8)
+    index = torch.arange(max(count, 2)) % count
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            output = model(x[index])
+        except Exception as error:
+            raise PlanError(f"the model can't take the example: {type(error).__name__}: {error}") from error
+        if not isinstance(output, torch.Tensor) or not output.ndim or len(output) != len(index):
+            raise PlanError("the model must give one tensor with a row for each sample")
+        try:
+            check_loss(loss, output, y[index])
+        except PlanError:
+            raise
+        except Exception as error:
+            raise PlanError(f"the loss can't take the example: {type(error).__name__}: {error}") from error
+
+
+class _Step:
+    """One training step as a pure function of the state."""
+
+    def __init__(self, model: torch.nn.Module, loss: Loss, optimizer: Optimizer, state: Mapping[str, _Held]) -> None:
+        self.model, self.loss, self.optimizer, self.state = model, loss, optimizer, state
+        self.trained = [n for n, h in state.items() if h.is_param and h.tensor.requires_grad and h.source is None]
+        self.slots = [f"{slot}.{n}" for n in self.trained for slot in optimizer.slots]
+        self.dtype = state[self.trained[0]].tensor.dtype
+
+    @property
+    def specs(self) -> list[Any]:
+        """Shape, dtype and differentiability of state and optimiser state, in the order of `run`'s arguments."""
+        specs = [(tuple(h.tensor.shape), h.tensor.dtype, n in self.trained) for n, h in self.state.items()]
+        for name in self.trained:
+            tensor = self.state[name].tensor
+            specs += [(tuple(tensor.shape), tensor.dtype, False) for _ in self.optimizer.slots]
+        return specs
+
+    def run(self, *values: Any) -> list[torch.Tensor]:
+        *values, x, y, weight, lr = values  # type: ignore[assignment]
+        state = dict(zip(self.state, values, strict=False))
+        slots = dict(zip(self.slots, values[len(state) :], strict=True))
+        output = functional_call(self.model, {n: state[h.source or n] for n, h in self.state.items()}, (x,))
+        loss = weighted(self.loss, output, y, weight)
+        if loss.ndim or not loss.requires_grad:
+            raise PlanError("the loss isn't one number that depends on the model's parameters")
+        grads = torch.autograd.grad(loss, [state[n] for n in self.trained], allow_unused=True)
+        with torch.no_grad():
+            for name, grad in zip(self.trained, grads, strict=True):
+                if grad is None:
+                    continue
+                own = [f"{slot}.{name}" for slot in self.optimizer.slots]
+                state[name], new = self.optimizer.step(state[name], grad, [slots[o] for o in own], lr)
+                slots.update(zip(own, new, strict=True))
+        return [loss, *(state[h.source or n] for n, h in self.state.items()), *slots.values()]
+
+
+def _other_size(batch: int, guards: tuple[Guard, ...]) -> int:
+    """A batch size for the second trace: one that breaks a guard of the first if a small one does."""
+    sizes = [s for s in (3, 7, 2 * batch + 1, 129, 1025) if s != batch]
+    return next((s for s in sizes if not all(holds(g, s) for g in guards)), sizes[-1])
+
+
+def _assemble(
+    name: str, step: _Step, traced: Trace, guards: tuple[Guard, ...], x: torch.Tensor, y: torch.Tensor, lr: float
+) -> Plan:
+    held = list(step.state.items())
+    names = [(n, "param" if h.is_param else "buffer") for n, h in held] + [(n, "optimizer") for n in step.slots]
+    shapes: list[Any] = [s[:2] for s in step.specs]
+    shapes += [(("B", *x.shape[1:]), x.dtype), (("B", *y.shape[1:]), y.dtype), (("B",), step.dtype), ((), torch.float64)]
+    roles: list[Any] = [*names, ("x", "x"), ("y", "y"), ("weight", "weight"), ("lr", "lr")]
+    inputs = tuple(
+        Input(id, n, role, str(dtype).removeprefix("torch."), tuple(shape))
+        for id, (n, role), (shape, dtype) in zip(traced.inputs, roles, shapes, strict=True)
+    )
+    outs: list[Any] = [("loss", "loss"), *names]
+    outputs = tuple(Output(id, n, role) for id, (n, role) in zip(traced.outputs, outs, strict=True))
+    return Plan(name, inputs, outputs, traced.nodes, traced.constants, guards, lr)
