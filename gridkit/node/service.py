@@ -346,6 +346,7 @@ class Service:
         self, principal: Principal, name: str, version: str | None, checkpoint: str
     ) -> tuple[BinaryIO, int]:
         """A model of a process: checkpoint `latest` or a number (1 is the start). The file and its number."""
+        self.tokens.allow(principal, "retrieve-model")
         process = await self.rounds.named(name, version)
         self.tokens.allow(principal, "retrieve-model", process.id)
         if checkpoint == "latest":
@@ -396,8 +397,8 @@ class Service:
 
     async def stop(self, principal: Principal, wish: messages.Stop) -> dict[str, Any]:
         """Stop a training after this round, or at once."""
+        self.tokens.allow(principal, "stop")
         process = await self.rounds.named(wish.name, wish.version)
-        self.tokens.allow(principal, "stop", process.id)
         process, _ = await self.rounds.apply(process.id, lambda at: cycle.StopAsked(at, wish.now))
         return {"status": "success", "phase": str(process.state.phase), "outcome": process.state.outcome}
 

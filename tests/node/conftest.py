@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gridkit.plans.plan import Input, Node, Output, Plan, Ref
 from gridkit.wire.state import pack_state
 from tests.support import NodeUnderTest
 
@@ -26,14 +27,10 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeUnderTest]:
 
 @pytest.fixture(scope="session")
 def plan_bytes() -> bytes:
-    """A real plan; these tests never run it."""
-    import torch
-    from torch import nn
-
-    import gridkit as gk
-
-    example = (torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64))
-    return gk.training_plan(nn.Linear(3, 2), nn.functional.cross_entropy, gk.SGD(lr=0.1), example).to_bytes()
+    """A valid plan (one multiplication); the node checks its form and never runs it."""
+    inputs = (Input(0, "w", "param", "float32", (3, 2)), Input(1, "b", "param", "float32", (2,)))
+    node = Node("aten.mul.Tensor", (Ref(0), Ref(1)), (), (2,))
+    return Plan("tiny", inputs, (Output(2, "w", "param"), Output(1, "b", "param")), (node,)).to_bytes()
 
 
 def host_files(plan: bytes, server: dict[str, Any], name: str, version: str = "1.0") -> dict[str, Any]:

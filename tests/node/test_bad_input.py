@@ -322,7 +322,7 @@ def _unknown_op(header: dict) -> None:
 
 
 def _forward_reference(header: dict) -> None:
-    header["nodes"].reverse()
+    header["nodes"][0][1][0] = {"ref": header["nodes"][0][3][0]}
 
 
 def test_bad_plans_are_refused_at_hosting(node: NodeUnderTest, plan_bytes: bytes, tmp_path: Path) -> None:

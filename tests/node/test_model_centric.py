@@ -13,7 +13,7 @@ import websockets
 
 from gridkit.wire.state import pack_state, read_state
 from tests.node.conftest import DIFF, MODEL, host_files
-from tests.support import TOKEN, NodeUnderTest, RawWorker, rows
+from tests.support import TOKEN, NodeUnderTest, RawWorker, rows, wait_for
 
 
 def test_one_round_by_hand(node: NodeUnderTest, host) -> None:
@@ -137,7 +137,7 @@ def test_doubled_slashes_and_odd_names(node: NodeUnderTest, plan_bytes: bytes) -
     name = "../../etc/päss %2f?&#"
     with node.http() as http:
         files = host_files(plan_bytes, {"num_cycles": 1}, name, "v/1")
-        assert http.post("//model-centric//host-training", files=files).status_code == 200
+        assert http.post(f"{node.url}//model-centric//host-training", files=files).status_code == 200
         got = http.get("/model-centric/retrieve-model", params={"name": name, "version": "v/1", "checkpoint": "1"})
         assert read_state(got.content).keys() == MODEL.keys()
         again = http.post("/model-centric/host-training", files=files)
@@ -211,8 +211,6 @@ def test_retention_keeps_the_last_and_every_kth(node: NodeUnderTest, host) -> No
                 for n in range(1, 9)
             }
             return [n for n, status in statuses.items() if status == 200]
-
-        from tests.support import wait_for
 
         assert wait_for(lambda: kept() if kept() == [1, 4, 6, 7] else None) == [1, 4, 6, 7]
 
