@@ -30,13 +30,14 @@ import functools
 import importlib
 import inspect
 import os
+import signal
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from gridkit.errors import GridkitError, NodeUnreachable, UsageError
@@ -211,10 +212,32 @@ class Bridge:
     def _note_home(self) -> None:
         """Remember the main thread's own loop, if it runs one, and the context of the cell that calls now."""
         if threading.current_thread() is threading.main_thread() and not self._nested():
-            try:
-                self._home = _Place(asyncio.get_running_loop(), contextvars.copy_context())
-            except RuntimeError:
-                self._home = None
+            loop = _running_loop()
+            self._home = None if loop is None else _Place(loop, contextvars.copy_context())
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Let SIGINT end a wait that blocks the caller's own loop.
+
+        `asyncio.run`, and ipykernel for cells with an await, set a handler that leaves the rest to that loop. It is
+        called as well.
+        """
+        handler: Any = None
+        if threading.current_thread() is threading.main_thread() and _running_loop() and not self._nested():
+            handler = signal.getsignal(signal.SIGINT)
+        if not callable(handler) or handler is signal.default_int_handler:
+            yield
+            return
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            handler(number, frame)
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, handler)
 
     def _nested(self) -> bool:
         """Whether the main thread is inside a wait already (its running loop needn't be the wait loop: a callback may
@@ -260,7 +283,8 @@ class Bridge:
         except BaseException:
             coro.close()  # else it would be reported as never awaited
             raise
-        return self._wait_plainly(coro, timeout) if loop is None else self._wait_on_loop(coro, timeout, loop)
+        with self._interruptible():
+            return self._wait_plainly(coro, timeout) if loop is None else self._wait_on_loop(coro, timeout, loop)
 
     def _loop_to_wait_on(self) -> WaitLoop | None:
         """The main thread's wait loop, made when it is first needed; None: wait plainly."""
@@ -387,6 +411,13 @@ def _asyncio_left_alone() -> Iterator[None]:
                     delattr(place, name)
                 elif value is not names[name]:
                     setattr(place, name, names[name])
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _mark(done: asyncio.Future[None]) -> None:

@@ -73,9 +73,9 @@ async def fail_with(error: BaseException) -> None:
 
 
 def run_script(code: str, **env: str) -> str:
-    """Run `code` in a fresh interpreter; what it printed. Warnings of asyncio (unclosed loops) are shown."""
+    """Run `code` in a fresh interpreter; what it printed. An unclosed loop or socket, and any other warning, fails."""
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-c", textwrap.dedent(code)],
+        [sys.executable, "-W", "default", "-c", textwrap.dedent(code)],
         capture_output=True,
         text=True,
         timeout=60,
@@ -402,6 +402,14 @@ def test_no_callback_is_lost_between_a_wait_and_an_idle_loop(bridge: Bridge) -> 
 # ---------------------------------------------------------------------- interrupts
 
 
+@pytest.fixture(autouse=True)
+def interrupts_raise() -> Iterator[None]:
+    """A shell starts background jobs with SIGINT ignored; these tests are to pass there, too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupt_soon(seconds: float = 0.1) -> None:
     threading.Timer(seconds, lambda: signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)).start()
 
@@ -467,6 +475,34 @@ def test_an_interrupt_of_a_plain_wait(monkeypatch: pytest.MonkeyPatch, bridge: B
         bridge.sync(value_of(None, 60))
     assert bridge.sync(value_of(1)) == 1
     assert bridge._wait_loop is None
+
+
+@pytest.mark.parametrize("how", [*LIBRARIES, "plain"])
+def test_an_interrupt_of_a_wait_that_blocks_a_loop_with_its_own_handler(how: str) -> None:
+    """asyncio.run's handler cancels the main task, which can't hear of it here; it is called all the same."""
+    said = run_script(
+        """
+        import asyncio, signal, threading, os
+        from gridkit.bridge import BRIDGE
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        async def value_of(value, seconds=0):
+            await asyncio.sleep(seconds)
+            return value
+        async def main():
+            before = signal.getsignal(signal.SIGINT)
+            assert before is not signal.default_int_handler
+            BRIDGE.sync(value_of(1))
+            threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+            try: BRIDGE.sync(value_of(None, 600))
+            except KeyboardInterrupt: print("interrupted", BRIDGE.sync(value_of(2)))
+            assert signal.getsignal(signal.SIGINT) is before
+            await asyncio.sleep(600)
+        try: asyncio.run(main())
+        except KeyboardInterrupt: print("and cancelled")
+        """,
+        GRIDKIT_WAIT=how,
+    )
+    assert said == "interrupted 2\nand cancelled\n"
 
 
 # ---------------------------------------------------------------------- keepalive
@@ -630,7 +666,7 @@ def test_a_forked_child_has_a_bridge_of_its_own_and_leaves_the_parents_alone() -
         said = run_script(
             f"""
             import os, sys, warnings
-            warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of fork with threads
+            warnings.simplefilter("ignore")  # fork with threads; the parent's sockets, which the child just drops
             from tests.echo import BRIDGE, EchoClient
             client = EchoClient({server.url!r})
             assert client.call("echo", 1) == 1
@@ -638,8 +674,7 @@ def test_a_forked_child_has_a_bridge_of_its_own_and_leaves_the_parents_alone() -
             child = os.fork()
             if child == 0:
                 print("child", EchoClient({server.url!r}).call("echo", 2), flush=True)
-                os.close(2)     # the parent's sockets, finalised here, say so
-                sys.exit(0)     # finalises the parent's loops, too, which must not reach the parent's epoll object
+                sys.exit(0)  # finalises the parent's loops, too, which must not reach the parent's epoll object
             BRIDGE._lock.release()
             assert os.waitpid(child, 0)[1] == 0
             print("parent", client.call("echo", 3))
