@@ -69,7 +69,7 @@ def encode(plan: Plan) -> bytes:
         "guards": plan.guards,
     }
     text = json.dumps(header, allow_nan=False, separators=(",", ":")).encode()
-    constants = save({str(k): np.ascontiguousarray(plan.constants[k]) for k in sorted(plan.constants)})
+    constants = save({str(k): np.asarray(plan.constants[k], order="C") for k in sorted(plan.constants)})
     return MAGIC + struct.pack("<I", len(text)) + text + constants
 
 

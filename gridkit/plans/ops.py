@@ -175,6 +175,8 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
         aten.gelu.default(Tensor self, *, str approximate="none") -> Tensor
         aten.silu.default(Tensor self) -> Tensor
         aten.elu.default(Tensor self, Scalar alpha=1, Scalar scale=1, Scalar input_scale=1) -> Tensor
+        aten.celu.default(Tensor self, Scalar alpha=1.0) -> Tensor
+        aten.mish.default(Tensor self) -> Tensor
         aten.leaky_relu.default(Tensor self, Scalar negative_slope=0.01) -> Tensor
         aten.hardtanh.default(Tensor self, Scalar min_val=-1, Scalar max_val=1) -> Tensor
         aten.hardsigmoid.default(Tensor self) -> Tensor
@@ -262,6 +264,7 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
         aten.silu_backward.default(Tensor grad_output, Tensor self) -> Tensor
         aten.elu_backward.default(Tensor grad_output, Scalar alpha, Scalar scale, Scalar input_scale, bool
             is_result, Tensor self_or_result) -> Tensor
+        aten.mish_backward.default(Tensor grad_output, Tensor self) -> Tensor
         aten.leaky_relu_backward.default(Tensor grad_output, Tensor self, Scalar negative_slope, bool
             self_is_result) -> Tensor
         aten.hardtanh_backward.default(Tensor grad_output, Tensor self, Scalar min_val, Scalar max_val) -> Tensor
@@ -270,6 +273,31 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
         aten.softplus_backward.default(Tensor grad_output, Tensor self, Scalar beta, Scalar threshold) -> Tensor
         aten.log_sigmoid_backward.default(Tensor grad_output, Tensor self, Tensor buffer) -> Tensor
         """,
+    ),
+    (shapes.prelu, "aten._prelu_kernel.default(Tensor self, Tensor weight) -> Tensor"),
+    (
+        shapes.prelu_backward,
+        "aten._prelu_kernel_backward.default(Tensor grad_output, Tensor self, Tensor weight) -> (Tensor, Tensor)",
+    ),
+    (
+        shapes.layer_norm,
+        "aten.native_layer_norm.default(Tensor input, int[] normalized_shape, Tensor? weight, Tensor? bias, float eps) "
+        "-> (Tensor, Tensor, Tensor)",
+    ),
+    (
+        shapes.layer_norm_backward,
+        "aten.native_layer_norm_backward.default(Tensor grad_out, Tensor input, int[] normalized_shape, Tensor mean, "
+        "Tensor rstd, Tensor? weight, Tensor? bias, bool[3] output_mask) -> (Tensor, Tensor, Tensor)",
+    ),
+    (
+        shapes.group_norm,
+        "aten.native_group_norm.default(Tensor input, Tensor? weight, Tensor? bias, int N, int C, int HxW, int group, "
+        "float eps) -> (Tensor, Tensor, Tensor)",
+    ),
+    (
+        shapes.group_norm_backward,
+        "aten.native_group_norm_backward.default(Tensor grad_out, Tensor input, Tensor mean, Tensor rstd, "
+        "Tensor? weight, int N, int C, int HxW, int group, bool[3] output_mask) -> (Tensor, Tensor, Tensor)",
     ),
     (
         shapes.softmax,

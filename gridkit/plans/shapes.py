@@ -426,6 +426,58 @@ def adaptive_pool_backward(a: Args) -> Meta:
     return same(a)
 
 
+# ---- normalisation
+
+
+def prelu(a: Args) -> Meta:
+    _need(broadcast(a["self"].shape, a["weight"].shape) == a["self"].shape, "the weight doesn't fit the input")
+    _need(a["self"].dtype == a["weight"].dtype, f"{a['self'].dtype} with a weight of {a['weight'].dtype}")
+    return same(a)
+
+
+def prelu_backward(a: Args) -> tuple[Meta, Meta]:
+    _equal(prelu(a), a["grad_output"], "the gradient has another shape than the output")
+    return a["self"], a["self"]
+
+
+def layer_norm(a: Args) -> tuple[Meta, Meta, Meta]:
+    x, inner = a["input"], tuple(a["normalized_shape"])
+    _need(bool(inner) and x.shape[-len(inner) :] == inner, f"layer norm over {_text(inner)} of {_text(x.shape)}")
+    for key in ("weight", "bias"):
+        _need(a[key] is None or a[key].shape == inner, f"{key} isn't {_text(inner)}")
+    outer = Meta(x.shape[: len(x.shape) - len(inner)] + (1,) * len(inner), x.dtype)
+    return x, outer, outer
+
+
+def layer_norm_backward(a: Args) -> tuple[Meta, Meta, Meta]:
+    out, mean_, rstd = layer_norm(a)
+    _equal(out, a["grad_out"], "the gradient has another shape than the output")
+    _equal(mean_, a["mean"], "mean")
+    _equal(rstd, a["rstd"], "rstd")
+    inner = Meta(tuple(a["normalized_shape"]), out.dtype)
+    return a["input"], inner, inner
+
+
+def group_norm(a: Args) -> tuple[Meta, Meta, Meta]:
+    x, groups = a["input"], a["group"]
+    _need(len(x.shape) >= 2 and x.shape[:2] == (a["N"], a["C"]), f"{_text(x.shape)} isn't {a['N']} by {a['C']}")
+    _need(x.size == a["N"] * a["C"] * a["HxW"], f"{_text(x.shape)} hasn't {a['HxW']} values a channel")
+    _need(groups >= 1 and a["C"] % groups == 0, f"{a['C']} channels in {groups} groups")
+    for key in ("weight", "bias"):
+        _need(a.get(key) is None or a[key].shape == (a["C"],), f"{key} isn't [{a['C']}]")
+    each = Meta((a["N"], groups), x.dtype)
+    return x, each, each
+
+
+def group_norm_backward(a: Args) -> tuple[Meta, Meta, Meta]:
+    out, mean_, rstd = group_norm(a)
+    _equal(out, a["grad_out"], "the gradient has another shape than the output")
+    _equal(mean_, a["mean"], "mean")
+    _equal(rstd, a["rstd"], "rstd")
+    inner = Meta((a["C"],), out.dtype)
+    return a["input"], inner, inner
+
+
 # ---- softmax and losses
 
 

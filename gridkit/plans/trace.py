@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import linecache
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +43,7 @@ _QUESTIONS = (
     "aten.is_non_overlapping_and_dense.default",
     "aten.dim.default",
 )
+_LAST = (1 << 63) - 1
 _TORCH, _HERE = str(Path(torch.__file__).parent), str(Path(__file__).parent)
 
 # sympy's and torch's classes for arithmetic on sizes, by name, with our operation
@@ -114,7 +115,7 @@ def trace(
     env = ShapeEnv()
     fake_mode = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
     values = _fakes(env, fake_mode, inputs, batch)
-    recorder = _Recorder(env, function.__code__)
+    recorder = _Recorder(env, function.__code__, batch)
     for value, spec in zip(values, inputs, strict=True):
         recorder.input(value, spec)
     with _names(modules, recorder), fake_mode, recorder:
@@ -124,17 +125,11 @@ def trace(
             raise
         except Exception as error:
             raise recorder.failure(error) from error
-    batch_symbol = recorder.batch
-    if batch_symbol is not None and env.replace(batch_symbol).is_number:
-        raise PlanError(
-            f"the code holds only for batches of {batch}: it uses the batch size as a fixed number{_pinned_at(env)}",
-            "write it with tensor operations instead of a loop or a number that depends on x.shape[0]",
-        )
+    recorder.check_batch()
+    ids = tuple(recorder.id_of(o) for o in outputs)
     user, torch_own = recorder.guards()
-    nodes, ids = _simplify(recorder.nodes, tuple(recorder.id_of(o) for o in outputs))
-    used = {r for n in nodes for r in references(n)} | set(ids)
-    constants = {k: v for k, v in recorder.constants.items() if k in used}
-    return Trace(tuple(recorder.inputs), nodes, constants, ids, user, torch_own)
+    raw = Trace(tuple(recorder.inputs), tuple(recorder.nodes), recorder.constants, ids, user, torch_own)
+    return _simplified(raw)
 
 
 def _fakes(env: ShapeEnv, mode: FakeTensorMode, inputs: Sequence[Any], batch: int) -> list[Any]:
@@ -160,10 +155,9 @@ def _fakes(env: ShapeEnv, mode: FakeTensorMode, inputs: Sequence[Any], batch: in
 class _Recorder(TorchDispatchMode):
     """Writes down what is dispatched while it is active."""
 
-    def __init__(self, env: ShapeEnv, boundary: CodeType) -> None:
+    def __init__(self, env: ShapeEnv, boundary: CodeType, size: int) -> None:
         super().__init__()
-        self.env = env
-        self.boundary = boundary
+        self.env, self.boundary, self.size = env, boundary, size
         self.inputs: list[int] = []
         self.nodes: list[Node] = []
         self.constants: dict[int, np.ndarray] = {}
@@ -273,13 +267,13 @@ class _Recorder(TorchDispatchMode):
         packet, _, overload = name.rpartition(".")
         changes = packet.endswith("_") and not packet.endswith("__")
         packet = packet.rstrip("_") if changes else packet
-        number = len(args) > 1 and not isinstance(args[1], torch.Tensor)
-        found = rows.get(f"{packet}.{'Scalar' if overload == 'Tensor' and number else overload}")
+        found = rows.get(f"{packet}.{overload}")
+        if found is not None and overload == "Tensor" and found.params[1].type == "Tensor":
+            if not isinstance(args[1], torch.Tensor):  # tensor and number come under the same name
+                found = rows.get(f"{packet}.Scalar")
         if found is None:
-            raise PlanError(
-                f"operation {name} can't stand in a plan{self.where()}",
-                "write it with other operations (gridkit.plans.ops.table() lists those that can)",
-            )
+            self.check_batch()
+            raise PlanError(f"a plan can't hold the operation {name}{self.where()}", self.advice())
         return found, changes
 
     def _kept(self, op: Op, key: str, value: Any) -> bool:
@@ -287,7 +281,7 @@ class _Recorder(TorchDispatchMode):
             return True
         if value in (None, False, torch.strided, torch.preserve_format) or value == torch.device("cpu"):
             return False
-        raise PlanError(f"operation {op.name} with {key}={value} can't stand in a plan{self.where()}")
+        raise PlanError(f"a plan can't hold the operation {op.name} with {key}={value}{self.where()}")
 
     def _arg(self, value: Any) -> Arg:
         if isinstance(value, torch.Tensor):
@@ -302,7 +296,7 @@ class _Recorder(TorchDispatchMode):
             return tuple(self._arg(v) for v in value)
         if value is None or isinstance(value, bool | int | float | str):
             return value
-        raise PlanError(f"an argument of type {type(value).__name__} can't stand in a plan{self.where()}")
+        raise PlanError(f"a plan can't hold an argument of type {type(value).__name__}{self.where()}")
 
     def _number(self, expr: Any) -> Arg:
         """A number that depends on the batch size or on a number that is an input, as nodes."""
@@ -349,11 +343,11 @@ class _Recorder(TorchDispatchMode):
         place = self.id_of(target)
         if place in self.inputs or place in self.constants:
             what = "an input, a parameter or a buffer" if place in self.inputs else "a captured tensor"
-            raise PlanError(f"operation {name} changes {what} in place{self.where()}", "use the form that returns a new tensor")
+            raise PlanError(f"operation {name} changes {what} in place{self.where()}", self.advice(in_place=True))
         if any(self._values[k][1] != place for k in self._sharing(target)):
             raise PlanError(
                 f"operation {name} changes a tensor in place that another view shares{self.where()}",
-                "use the form that returns a new tensor",
+                self.advice(in_place=True),
             )
 
     def _rebind(self, target: torch.Tensor, place: int) -> None:
@@ -366,13 +360,20 @@ class _Recorder(TorchDispatchMode):
         """The module and the user's line that are running, for the end of a message's first line."""
         return self._place(_user_frame(sys._getframe(1), self.boundary))
 
+    def advice(self, in_place: bool = False) -> str:
+        """What to try in place of the operation that is running."""
+        module = self.modules[-1] if self.modules else ""
+        if "Norm" in module:
+            return "use LayerNorm or GroupNorm, which keep no running statistics"
+        if "Dropout" in module:
+            return "leave dropout out, or set p=0: plans hold no random operations"
+        if in_place:
+            return "use the form that returns a new tensor"
+        return "write it with other operations; those that a plan can hold stand in gridkit/plans/ops.py"
+
     def _place(self, frame: tuple[str, int] | None) -> str:
-        module = f" in module {self.modules[-1]}" if self.modules else ""
-        if frame is None:
-            return module
-        path, line = frame
-        text = linecache.getline(path, line).strip()
-        return f"{module} ({Path(path).name}:{line}: {text})" if text else f"{module} ({Path(path).name}:{line})"
+        module = f", in module {self.modules[-1]}" if self.modules else ""
+        return f"{module}{_line(*frame)}" if frame is not None else module
 
     def failure(self, error: Exception) -> PlanError:
         """What the code itself raised, as a PlanError with the user's line."""
@@ -384,6 +385,15 @@ class _Recorder(TorchDispatchMode):
                 "a plan has no values while it is traced: use torch.where or another tensor operation",
             )
         return PlanError(f"the code raised {type(error).__name__} while it was traced: {reason}{where}")
+
+    def check_batch(self) -> None:
+        """Raise if the code made a fixed number of the batch size."""
+        if self.batch is not None and self.env.replace(self.batch).is_number:
+            raise PlanError(
+                f"the code holds only for batches of {self.size}: it uses the batch size as a fixed number"
+                f"{_pinned_at(self.env)}",
+                "use tensor operations in place of a loop, or of a number, that depends on x.shape[0]",
+            )
 
     def guards(self) -> tuple[tuple[Guard, ...], tuple[Guard, ...]]:
         """Conditions on the batch size: those of a user's line, those of torch."""
@@ -459,48 +469,82 @@ def _raised_at(trace: TracebackType | None) -> tuple[str, int] | None:
     return found
 
 
+def _line(path: str, number: int) -> str:
+    """A line of the user, for the end of a message."""
+    text = linecache.getline(path, number).strip()
+    return f" ({Path(path).name}:{number}: {text if len(text) <= 80 else text[:77] + '...'})"
+
+
 def _pinned_at(env: ShapeEnv) -> str:
     """The line of the user that made a number of the batch size, if it was one."""
     for guard in env.guards:
         frame = guard.sloc.framework_loc
         if type(guard.expr).__name__ == "Equality" and frame is not None and not isinstance(frame, str):
             if not _is_library(frame.filename) and guard.expr.args[1].is_number:
-                return f" ({Path(frame.filename).name}:{frame.lineno}: {frame.line})"
+                return _line(frame.filename, frame.lineno or 0)
     return ""
 
 
 # ---- tidying
 
 
-def _simplify(nodes: list[Node], outputs: tuple[int, ...]) -> tuple[tuple[Node, ...], tuple[int, ...]]:
-    """Undo pairs of transpositions and drop what no output needs. No number changes."""
-    source_of: dict[int, int] = {}  # a transposed tensor's id: what it is the transposition of
+def _simplified(raw: Trace) -> Trace:
+    """Drop what no output needs, slices that take all, and pairs of transpositions; number ids without gaps.
+
+    No result changes. Two runs of the same code give the same nodes, whatever torch did in between.
+    """
+    transposed: dict[int, int] = {}  # the result of a transposition: what it is the transposition of
     same_as: dict[int, int] = {}
     kept: list[Node] = []
-    for node in nodes:
-        if same_as:
-            node = replace(
-                node,
-                args=tuple(_renamed(a, same_as) for a in node.args),
-                kwargs=tuple((k, _renamed(v, same_as)) for k, v in node.kwargs),
-            )
-        if node.op == "aten.t.default" and isinstance(node.args[0], Ref) and node.out[0] is not None:
-            if node.args[0].id in source_of:
-                same_as[node.out[0]] = source_of[node.args[0].id]
+    for node in raw.nodes:
+        node = _renamed(node, same_as)
+        source, first = (node.args[0] if node.args else None), node.out[0]
+        if isinstance(source, Ref) and first is not None:
+            if _takes_all(node):
+                same_as[first] = source.id
                 continue
-            source_of[node.out[0]] = node.args[0].id
+            if node.op == "aten.t.default":
+                if source.id in transposed:
+                    same_as[first] = transposed[source.id]
+                    continue
+                transposed[first] = source.id
         kept.append(node)
-    outputs = tuple(same_as.get(o, o) for o in outputs)
+    outputs = tuple(same_as.get(o, o) for o in raw.outputs)
     needed, live = set(outputs), []
     for node in reversed(kept):
-        out = tuple(o if o in needed else None for o in node.out)
-        if any(o is not None for o in out):
+        if needed.intersection(node.out):
             needed.update(references(node))
-            live.append(replace(node, out=out))
-    return tuple(reversed(live)), outputs
+            live.append(replace(node, out=tuple(o if o in needed else None for o in node.out)))
+    live.reverse()
+    constants = sorted(needed.intersection(raw.constants))
+    order = [*raw.inputs, *constants, *(o for n in live for o in n.out if o is not None)]
+    new = {old: i for i, old in enumerate(order)}
+    nodes = (replace(_renamed(n, new), out=tuple(None if o is None else new[o] for o in n.out)) for n in live)
+    return replace(
+        raw,
+        inputs=tuple(new[i] for i in raw.inputs),
+        nodes=tuple(nodes),
+        constants={new[c]: raw.constants[c] for c in constants},
+        outputs=tuple(new[o] for o in outputs),
+    )
 
 
-def _renamed(arg: Arg, same_as: dict[int, int]) -> Arg:
-    if isinstance(arg, Ref):
-        return Ref(same_as.get(arg.id, arg.id))
-    return tuple(_renamed(a, same_as) for a in arg) if isinstance(arg, tuple) else arg
+def _takes_all(node: Node) -> bool:
+    """A slice from the first to the last: torch asks for it or leaves it out as it sees fit."""
+    if node.op == "aten.slice.Tensor":
+        bounds = node.args[2:]
+    elif node.op == "aten.slice_backward.default":
+        bounds = node.args[3:]
+    else:
+        return False
+    start, end, step = (*bounds, *(None, None, 1)[len(bounds) :])
+    return start in (None, 0) and step == 1 and (end is None or end == _LAST)
+
+
+def _renamed(node: Node, names: Mapping[int, int]) -> Node:
+    def rename(arg: Arg) -> Arg:
+        if isinstance(arg, Ref):
+            return Ref(names.get(arg.id, arg.id))
+        return tuple(map(rename, arg)) if isinstance(arg, tuple) else arg
+
+    return replace(node, args=tuple(map(rename, node.args)), kwargs=tuple((k, rename(v)) for k, v in node.kwargs))

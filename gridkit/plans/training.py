@@ -130,7 +130,8 @@ def _try_loss(model: torch.nn.Module, state: Mapping[str, _Held], loss: Loss, x:
         except Exception as error:
             raise PlanError(f"the model can't take the example: {type(error).__name__}: {error}") from error
         if not isinstance(output, torch.Tensor) or not output.ndim or len(output) != len(index):
-            raise PlanError("the model must give one tensor with a row for each sample")
+            shape = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+            raise PlanError(f"the model gave {shape} for {len(index)} samples, expected one tensor with a row for each")
         try:
             check_loss(loss, output, y[index])
         except PlanError:

@@ -135,12 +135,9 @@ def check_loss(loss: Loss, output: torch.Tensor, y: torch.Tensor) -> None:
     ones = torch.ones(len(y), dtype=output.dtype)
     without_last = ones.clone()
     without_last[-1] = 0
-    plain = loss(output, y)
-    plain = plain.mean() if plain.ndim else plain
-    fewer = loss(output[:-1], y[:-1])
-    fewer = fewer.mean() if fewer.ndim else fewer
-    pairs = [(weighted(loss, output, y, ones), plain), (weighted(loss, output, y, without_last), fewer)]
-    if not all(torch.allclose(a, b, rtol=1e-3, atol=1e-6, equal_nan=True) for a, b in pairs):
+    given = weighted(loss, output, y, ones), weighted(loss, output, y, without_last)
+    plain = loss(output, y).mean(), loss(output[:-1], y[:-1]).mean()
+    if not all(torch.allclose(a, b, rtol=1e-3, atol=1e-6, equal_nan=True) for a, b in zip(given, plain, strict=True)):
         raise PlanError(
             "the loss isn't a mean over samples that can be weighted",
             "return one loss a sample (reduction='none'), or use a loss of torch.nn.functional",
