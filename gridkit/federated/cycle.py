@@ -335,8 +335,6 @@ def _asked(state: CycleState, event: WorkerAsked) -> Decided:
     rules = state.rules
     if rules.clients is not None and event.slot not in cohort(rules, state.sequence):
         return not_now(ErrorCode.NOT_IN_COHORT, f"round {state.sequence} goes on without this client")
-    if state.stopping:
-        return not_now(ErrorCode.CYCLE_CHANGING, "the training is being stopped")
     if rules.max_workers is not None and len(state.with_status(Status.ASSIGNED)) >= rules.max_workers:
         return not_now(ErrorCode.CYCLE_FULL, f"{rules.max_workers} workers are at work already")
     assignment = Assignment(event.worker, event.label, event.slot, event.request_key, event.at)
@@ -408,10 +406,10 @@ def _stop_asked(state: CycleState, event: StopAsked) -> Decided:
 def _aggregated(state: CycleState, event: Aggregated) -> Decided:
     if state.phase is not Phase.AGGREGATING or event.sequence != state.sequence:
         return state, ()
-    if state.stopping:
-        return _finish(state, "stopped")
     if state.rules.num_cycles and state.sequence >= state.rules.num_cycles:
         return _finish(state, "completed")
+    if state.stopping:
+        return _finish(state, "stopped")
     return _open(state, event.at)
 
 
@@ -526,4 +524,5 @@ def _fail_if_hopeless(state: CycleState) -> Decided:
 
 
 def _same(one: str, other: str) -> bool:
-    return bool(one) and hmac.compare_digest(one.encode(), other.encode())
+    """In constant time; foreign text may hold lone surrogates."""
+    return bool(one) and hmac.compare_digest(one.encode(), other.encode(errors="surrogatepass"))

@@ -415,14 +415,14 @@ class Service:
         return row.process, row.slot, row.label
 
     async def _assigned(self, principal: Principal, worker_id: str, request_key: str, *, late: bool = False) -> Process:
-        """The process for which this worker holds this key. With `late`, a key of the cycle before passes as well:
+        """The process for which this worker holds this key. With `late`, its key of a closed cycle passes as well:
         `decide` then tells a repetition from a late report."""
         process_id, _, _ = await self._worker(principal, worker_id)
         process = await self.rounds.process(process_id)
         try:
             cycle.check_key(process.state, worker_id, request_key)
         except ConflictError:
-            if not late or worker_id not in process.state.previous:
+            if not late:
                 raise
         return process
 

@@ -1,0 +1,115 @@
+"""What the tests of the engine share: short ways to make events, and one step with all that must hold at each."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from gridkit.errors import ErrorCode
+from gridkit.federated import cycle, history
+from gridkit.federated.checks import Verdict
+from gridkit.federated.cycle import CycleState, Phase, Status
+from gridkit.federated.rules import CycleRules
+
+GOOD = Verdict(None, norm=1.0)
+BAD = Verdict(ErrorCode.NOT_FINITE, "tensor 'w' has 1 values that are not finite", "w")
+ERROR = {"type": "ValueError", "message": "no", "traceback": "Traceback …"}
+FAILED = Verdict(ErrorCode.WORKER_ERROR, "ValueError: no")
+
+
+def asked(at: float, worker: int, key: str = "") -> cycle.WorkerAsked:
+    """Worker number n sits in slot n; its id never looks like its label."""
+    return cycle.WorkerAsked(at, f"id-{worker}", f"client {worker}", worker, key or f"key-{worker}-{at}")
+
+
+def came(
+    at: float,
+    worker: int,
+    key: str,
+    digest: str = "d",
+    verdict: Verdict = GOOD,
+    samples: int | None = 10,
+    loss: float = 0.5,
+    size: int = 100,
+) -> cycle.ReportCame:
+    error = ERROR if verdict.code is ErrorCode.WORKER_ERROR else None
+    return cycle.ReportCame(at, f"id-{worker}", key, digest, verdict, samples, {"loss": loss}, size, error)
+
+
+class Training:
+    """A training whose every step is checked: pure, the same after a round trip through JSON, rows without secrets."""
+
+    def __init__(self, **config: Any) -> None:
+        self.rules = CycleRules.from_config(config)
+        self.state, decisions = CycleState.start(self.rules, 0.0)
+        self.now = 0.0
+        self.history = history.History()
+        self.rows: list[dict[str, Any]] = []
+        self.aggregations: list[cycle.Aggregate] = []
+        self.finishes: list[cycle.Finish] = []
+        self._take(None, None, decisions)
+
+    def step(self, event: cycle.Event) -> tuple[cycle.Decision, ...]:
+        before, frozen = self.state, json.dumps(self.state.to_json())
+        after, decisions = cycle.decide(before, event)
+        assert json.dumps(before.to_json()) == frozen, "decide changed the state that it was given"
+        again = CycleState.from_json(json.loads(frozen))
+        assert again == before
+        assert cycle.decide(again, event) == (after, decisions), "a restored state decides otherwise"
+        if before.phase is Phase.FINISHED:
+            assert after == before
+        self.state, self.now = after, max(self.now, event.at)
+        self._take(before, event, decisions)
+        self._check(event, decisions)
+        return decisions
+
+    def ask(self, worker: int, at: float | None = None) -> cycle.Accept | cycle.Reject:
+        (answer,) = self.step(asked(self.now if at is None else at, worker))
+        assert isinstance(answer, cycle.Accept | cycle.Reject)
+        return answer
+
+    def work(self, worker: int, **report: Any) -> tuple[cycle.Decision, ...]:
+        """Ask, then report."""
+        answer = self.ask(worker)
+        assert isinstance(answer, cycle.Accept), answer
+        return self.step(came(self.now, worker, answer.request_key, **report))
+
+    def aggregated(self) -> tuple[cycle.Decision, ...]:
+        assert self.state.phase is Phase.AGGREGATING
+        return self.step(cycle.Aggregated(self.now, self.state.sequence, 0.1))
+
+    def status(self, worker: int) -> Status:
+        return self.state.assignments[f"id-{worker}"].status
+
+    def _take(self, before: CycleState | None, event: cycle.Event | None, decisions: Any) -> None:
+        self.aggregations += [d for d in decisions if isinstance(d, cycle.Aggregate)]
+        self.finishes += [d for d in decisions if isinstance(d, cycle.Finish)]
+        for row in history.publish(before, event, self.state, decisions):
+            text = json.dumps(row, allow_nan=False)
+            assert "key-" not in text and "id-" not in text, f"a row tells a secret: {text}"
+            self.rows.append({"seq": len(self.rows) + 1, "run": "r", **row})
+            assert self.history.apply(self.rows[-1])
+            assert not self.history.apply(self.rows[-1]), "a row counted twice"
+
+    def _check(self, event: cycle.Event, decisions: tuple[cycle.Decision, ...]) -> None:
+        state, rules = self.state, self.rules
+        if isinstance(event, cycle.WorkerAsked):
+            assert sum(isinstance(d, cycle.Accept | cycle.Reject) for d in decisions) == 1
+        if isinstance(event, cycle.ReportCame):
+            assert sum(isinstance(d, cycle.Count | cycle.Refuse | cycle.Duplicate) for d in decisions) == 1
+        if isinstance(event, cycle.Tick) and state.deadline is not None:
+            assert state.deadline > event.at, "the shell's timer would spin"
+        if rules.max_diffs is not None:
+            assert len(state.with_status(Status.ACCEPTED)) <= rules.max_diffs
+        sequences = [order.sequence for order in self.aggregations]
+        assert sequences == sorted(set(sequences)), "a cycle was averaged twice"
+        assert (state.phase is Phase.AGGREGATING) == (cycle.pending_aggregation(state) is not None)
+        if state.phase is Phase.AGGREGATING:
+            assert cycle.pending_aggregation(state) == self.aggregations[-1]
+            assert state.deadline is None
+        assert len(self.finishes) == (state.phase is Phase.FINISHED)
+        assert (state.outcome is not None) == (state.phase is Phase.FINISHED)
+        assert self.history.outcome == state.outcome
+        for order in self.aggregations[-1:]:
+            slots = [part.slot for part in order.parts]
+            assert slots == sorted(set(slots)) and len(slots) >= 1
