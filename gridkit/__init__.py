@@ -31,14 +31,19 @@ _MODULES = ("aio", "errors")
 
 __all__ = ["__version__", *_MODULES, *_WHERE]
 
-if TYPE_CHECKING:
-    from gridkit import aio, errors
-    from gridkit.errors import GridkitError
-    from gridkit.plans.optim import SGD
-    from gridkit.plans.plan import Plan
-    from gridkit.plans.training import training_plan
-    from gridkit.run import Run, verify
-    from gridkit.session import Session, connect, launch, simulate
+if TYPE_CHECKING:  # `as`: that a type checker takes them for public
+    from gridkit import aio as aio
+    from gridkit import errors as errors
+    from gridkit.errors import GridkitError as GridkitError
+    from gridkit.plans.optim import SGD as SGD
+    from gridkit.plans.plan import Plan as Plan
+    from gridkit.plans.training import training_plan as training_plan
+    from gridkit.run import Run as Run
+    from gridkit.run import verify as verify
+    from gridkit.session import Session as Session
+    from gridkit.session import connect as connect
+    from gridkit.session import launch as launch
+    from gridkit.session import simulate as simulate
 
 
 def __getattr__(name: str) -> Any:
