@@ -137,9 +137,8 @@ def _dry_run(plan: Plan, batch: int, budget: int) -> Mapping[int, Value]:
     for i in plan.inputs:
         shape = tuple(batch if s == "B" else s for s in i.shape)
         values[i.id] = plan.lr if i.role == "lr" else Meta(shape, i.dtype)
-    for id, array in plan.constants.items():
-        values[id] = Meta(array.shape, array.dtype.name)
-    alive = {id: v.nbytes for id, v in values.items() if isinstance(v, Meta)}
+    values |= {key: Meta(array.shape, array.dtype.name) for key, array in plan.constants.items()}
+    alive = {key: v.nbytes for key, v in values.items() if isinstance(v, Meta)}
     total = sum(alive.values())
     if total > budget:
         raise PlanError(f"the inputs of plan {plan.name!r} take {total:,} bytes; {budget:,} are allowed")

@@ -14,6 +14,7 @@ from functools import cache
 from types import MappingProxyType
 
 from gridkit.plans import shapes
+from gridkit.plans import shapes_layers as layers
 from gridkit.plans.shapes import Rule
 
 REQUIRED = object()
@@ -121,7 +122,7 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
     (shapes.cat, "aten.cat.default(Tensor[] tensors, int dim=0) -> Tensor"),
     (shapes.pad, "aten.constant_pad_nd.default(Tensor self, int[] pad, Scalar value=0) -> Tensor"),
     (
-        shapes.matmul,
+        layers.matmul,
         """
         aten.mm.default(Tensor self, Tensor mat2) -> Tensor
         aten.bmm.default(Tensor self, Tensor mat2) -> Tensor
@@ -129,39 +130,39 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
         """,
     ),
     (
-        shapes.convolution,
+        layers.convolution,
         "aten.convolution.default(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, "
         "int[] dilation, bool transposed, int[] output_padding, int groups) -> Tensor",
     ),
     (
-        shapes.convolution_backward,
+        layers.convolution_backward,
         "aten.convolution_backward.default(Tensor grad_output, Tensor input, Tensor weight, int[]? bias_sizes, "
         "int[] stride, int[] padding, int[] dilation, bool transposed, int[] output_padding, int groups, "
         "bool[3] output_mask) -> (Tensor, Tensor, Tensor)",
     ),
     (
-        shapes.max_pool,
+        layers.max_pool,
         "aten.max_pool2d_with_indices.default(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, "
         "int[2] dilation=1, bool ceil_mode=False) -> (Tensor, Tensor)",
     ),
     (
-        shapes.max_pool_backward,
+        layers.max_pool_backward,
         "aten.max_pool2d_with_indices_backward.default(Tensor grad_output, Tensor self, int[2] kernel_size, "
         "int[2] stride, int[2] padding, int[2] dilation, bool ceil_mode, Tensor indices) -> Tensor",
     ),
     (
-        shapes.avg_pool,
+        layers.avg_pool,
         "aten.avg_pool2d.default(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, "
         "bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> Tensor",
     ),
     (
-        shapes.avg_pool_backward,
+        layers.avg_pool_backward,
         "aten.avg_pool2d_backward.default(Tensor grad_output, Tensor self, int[2] kernel_size, int[2] stride, "
         "int[2] padding, bool ceil_mode, bool count_include_pad, int? divisor_override) -> Tensor",
     ),
-    (shapes.adaptive_pool, "aten._adaptive_avg_pool2d.default(Tensor self, int[2] output_size) -> Tensor"),
+    (layers.adaptive_pool, "aten._adaptive_avg_pool2d.default(Tensor self, int[2] output_size) -> Tensor"),
     (
-        shapes.adaptive_pool_backward,
+        layers.adaptive_pool_backward,
         "aten._adaptive_avg_pool2d_backward.default(Tensor grad_output, Tensor self) -> Tensor",
     ),
     (
@@ -274,40 +275,40 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
         aten.log_sigmoid_backward.default(Tensor grad_output, Tensor self, Tensor buffer) -> Tensor
         """,
     ),
-    (shapes.prelu, "aten._prelu_kernel.default(Tensor self, Tensor weight) -> Tensor"),
+    (layers.prelu, "aten._prelu_kernel.default(Tensor self, Tensor weight) -> Tensor"),
     (
-        shapes.prelu_backward,
+        layers.prelu_backward,
         "aten._prelu_kernel_backward.default(Tensor grad_output, Tensor self, Tensor weight) -> (Tensor, Tensor)",
     ),
     (
-        shapes.layer_norm,
+        layers.layer_norm,
         "aten.native_layer_norm.default(Tensor input, int[] normalized_shape, Tensor? weight, Tensor? bias, float eps) "
         "-> (Tensor, Tensor, Tensor)",
     ),
     (
-        shapes.layer_norm_backward,
+        layers.layer_norm_backward,
         "aten.native_layer_norm_backward.default(Tensor grad_out, Tensor input, int[] normalized_shape, Tensor mean, "
         "Tensor rstd, Tensor? weight, Tensor? bias, bool[3] output_mask) -> (Tensor, Tensor, Tensor)",
     ),
     (
-        shapes.group_norm,
+        layers.group_norm,
         "aten.native_group_norm.default(Tensor input, Tensor? weight, Tensor? bias, int N, int C, int HxW, int group, "
         "float eps) -> (Tensor, Tensor, Tensor)",
     ),
     (
-        shapes.group_norm_backward,
+        layers.group_norm_backward,
         "aten.native_group_norm_backward.default(Tensor grad_out, Tensor input, Tensor mean, Tensor rstd, "
         "Tensor? weight, int N, int C, int HxW, int group, bool[3] output_mask) -> (Tensor, Tensor, Tensor)",
     ),
     (
-        shapes.softmax,
+        layers.softmax,
         """
         aten._softmax.default(Tensor self, int dim, bool half_to_float) -> Tensor
         aten._log_softmax.default(Tensor self, int dim, bool half_to_float) -> Tensor
         """,
     ),
     (
-        shapes.softmax_backward,
+        layers.softmax_backward,
         """
         aten._softmax_backward_data.default(Tensor grad_output, Tensor output, int dim, dtype input_dtype) -> Tensor
         aten._log_softmax_backward_data.default(Tensor grad_output, Tensor output, int dim, dtype input_dtype) ->
@@ -315,7 +316,7 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
         """,
     ),
     (
-        shapes.nll,
+        layers.nll,
         """
         aten.nll_loss_forward.default(Tensor self, Tensor target, Tensor? weight, int reduction, int ignore_index)
             -> (Tensor, Tensor)
@@ -324,7 +325,7 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
         """,
     ),
     (
-        shapes.nll_backward,
+        layers.nll_backward,
         """
         aten.nll_loss_backward.default(Tensor grad_output, Tensor self, Tensor target, Tensor? weight, int
             reduction, int ignore_index, Tensor total_weight) -> Tensor
@@ -333,7 +334,7 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
         """,
     ),
     (
-        shapes.elementwise_loss,
+        layers.elementwise_loss,
         """
         aten.mse_loss.default(Tensor self, Tensor target, int reduction=1) -> Tensor
         aten.smooth_l1_loss.default(Tensor self, Tensor target, int reduction=1, float beta=1.0) -> Tensor
@@ -344,7 +345,7 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
         """,
     ),
     (
-        shapes.elementwise_loss_backward,
+        layers.elementwise_loss_backward,
         """
         aten.mse_loss_backward.default(Tensor grad_output, Tensor self, Tensor target, int reduction) -> Tensor
         aten.smooth_l1_loss_backward.default(Tensor grad_output, Tensor self, Tensor target, int reduction, float
@@ -357,14 +358,14 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
     ),
     (shapes.true_divide, "aten.xlogy.Tensor(Tensor self, Tensor other) -> Tensor"),
     (
-        shapes.reduce,
+        layers.reduce,
         """
         aten.sum.default(Tensor self, *, dtype? dtype=None) -> Tensor
         aten.sum.dim_IntList(Tensor self, int[1]? dim, bool keepdim=False, *, dtype? dtype=None) -> Tensor
         """,
     ),
     (
-        shapes.mean,
+        layers.mean,
         """
         aten.mean.default(Tensor self, *, dtype? dtype=None) -> Tensor
         aten.mean.dim(Tensor self, int[1]? dim, bool keepdim=False, *, dtype? dtype=None) -> Tensor

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 from gridkit.errors import UsageError
 
@@ -77,7 +77,7 @@ class SGD:
             grad = grad.add(param, alpha=self.weight_decay)
         kept: tuple[torch.Tensor, ...] = ()
         if self.momentum:
-            velocity = cast("torch.Tensor", slots[0].mul(self.momentum)).add(grad)
+            velocity = slots[0].mul(self.momentum).add(grad)
             grad = grad.add(velocity, alpha=self.momentum) if self.nesterov else velocity
             kept = (velocity,)
         return param.add(grad, alpha=-lr), kept

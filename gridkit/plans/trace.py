@@ -7,26 +7,25 @@ code asks of it is recorded as a guard. Tensors have no values here, so code tha
 
 from __future__ import annotations
 
-import linecache
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
-from types import CodeType, FrameType, TracebackType
+from types import CodeType
 from typing import Any
 
 import numpy as np
 import torch
+from torch._guards import ShapeGuard
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gridkit.errors import PlanError
-from gridkit.plans.check import references
+from gridkit.plans import source
 from gridkit.plans.form import MAX_NODES
 from gridkit.plans.ops import Op, table
 from gridkit.plans.plan import Arg, Dtype, Guard, Node, Ref
+from gridkit.plans.simplify import Trace, simplified
 
 MAX_CONSTANT = 4096
 """Bytes of a tensor that code may capture without naming it: a table of class weights passes, a data set doesn't."""
@@ -43,8 +42,6 @@ _QUESTIONS = (
     "aten.is_non_overlapping_and_dense.default",
     "aten.dim.default",
 )
-_LAST = (1 << 63) - 1
-_TORCH, _HERE = str(Path(torch.__file__).parent), str(Path(__file__).parent)
 
 # sympy's and torch's classes for arithmetic on sizes, by name, with our operation
 _ARITHMETIC = {
@@ -68,27 +65,6 @@ _CONDITIONS = {
     "Or": "or",
     "Not": "not",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """What one run of the code gave.
-
-    Attributes:
-        inputs: ids of the inputs, in order.
-        nodes: the operations that the outputs depend on.
-        constants: captured tensors.
-        outputs: ids of the outputs, in order.
-        guards: conditions on the batch size that a line of the user caused.
-        torch_guards: conditions that torch asked for by itself.
-    """
-
-    inputs: tuple[int, ...]
-    nodes: tuple[Node, ...]
-    constants: dict[int, np.ndarray]
-    outputs: tuple[int, ...]
-    guards: tuple[Guard, ...]
-    torch_guards: tuple[Guard, ...]
 
 
 Shape = tuple[int | str, ...]
@@ -129,7 +105,7 @@ def trace(
     ids = tuple(recorder.id_of(o) for o in outputs)
     user, torch_own = recorder.guards()
     raw = Trace(tuple(recorder.inputs), tuple(recorder.nodes), recorder.constants, ids, user, torch_own)
-    return _simplified(raw)
+    return simplified(raw)
 
 
 def _fakes(env: ShapeEnv, mode: FakeTensorMode, inputs: Sequence[Any], batch: int) -> list[Any]:
@@ -140,33 +116,30 @@ def _fakes(env: ShapeEnv, mode: FakeTensorMode, inputs: Sequence[Any], batch: in
             values.append(env.create_unbacked_symfloat())
             continue
         shape, dtype, differentiable = spec
-        real = torch.empty(
-            [batch if s == "B" else s for s in shape], dtype=dtype, device="meta" if 0 in shape else None
-        )
+        real = torch.empty([batch if s == "B" else s for s in shape], dtype=dtype)
         dims = [DimDynamic.DYNAMIC if s == "B" else DimDynamic.STATIC for s in shape]
         fake = mode.from_tensor(real, symbolic_context=StatelessSymbolicContext(dynamic_sizes=dims))
         if "B" in shape:
             first = fake if first is None else first
-            torch._check(fake.size(0) == first.size(0))
+            torch._check(fake.size(0) == first.size(0))  # type: ignore[no-untyped-call]
         values.append(fake.requires_grad_(differentiable))
     return values
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down what is dispatched while it is active."""
 
     def __init__(self, env: ShapeEnv, boundary: CodeType, size: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.env, self.boundary, self.size = env, boundary, size
         self.inputs: list[int] = []
         self.nodes: list[Node] = []
         self.constants: dict[int, np.ndarray] = {}
         self.modules: list[str] = []
         self.batch: Any = None
-        self._values: dict[
-            int, tuple[Any, int]
-        ] = {}  # by id() of a tensor; holds the tensor, so that the id stays its own
-        self._captured: dict[int, tuple[Any, Any]] = {}  # likewise, for aliases of captured tensors: the tensor itself
+        # by id() of a tensor; the tensor is held, so that nothing else gets its id()
+        self._values: dict[int, tuple[Any, int]] = {}
+        self._captured: dict[int, tuple[Any, Any]] = {}  # likewise, aliases of captured tensors, with these
         self._numbers: dict[Any, Arg] = {}
         self._sized: int | None = None
         self._next = 0
@@ -254,7 +227,7 @@ class _Recorder(TorchDispatchMode):
         return result
 
     def _alias(self, old: Any, new: Any) -> Any:
-        """`new` is `old` under another object. Never raises: autograd calls this where an error would end the process."""
+        """`new` is `old` in another object. Mustn't raise: autograd calls this where an error ends the process."""
         if id(old) in self._values:
             self._values[id(new)] = (new, self._values[id(old)][1])
         else:
@@ -268,9 +241,9 @@ class _Recorder(TorchDispatchMode):
         changes = packet.endswith("_") and not packet.endswith("__")
         packet = packet.rstrip("_") if changes else packet
         found = rows.get(f"{packet}.{overload}")
-        if found is not None and overload == "Tensor" and found.params[1].type == "Tensor":
-            if not isinstance(args[1], torch.Tensor):  # tensor and number come under the same name
-                found = rows.get(f"{packet}.Scalar")
+        takes_tensor = found is not None and overload == "Tensor" and found.params[1].type == "Tensor"
+        if takes_tensor and not isinstance(args[1], torch.Tensor):  # a number comes under the same name
+            found = rows.get(f"{packet}.Scalar")
         if found is None:
             self.check_batch()
             raise PlanError(f"a plan can't hold the operation {name}{self.where()}", self.advice())
@@ -358,7 +331,7 @@ class _Recorder(TorchDispatchMode):
 
     def where(self) -> str:
         """The module and the user's line that are running, for the end of a message's first line."""
-        return self._place(_user_frame(sys._getframe(1), self.boundary))
+        return self._place(source.running(sys._getframe(1), self.boundary))
 
     def advice(self, in_place: bool = False) -> str:
         """What to try in place of the operation that is running."""
@@ -371,14 +344,14 @@ class _Recorder(TorchDispatchMode):
             return "use the form that returns a new tensor"
         return "write it with other operations; those that a plan can hold stand in gridkit/plans/ops.py"
 
-    def _place(self, frame: tuple[str, int] | None) -> str:
+    def _place(self, place: source.Place | None) -> str:
         module = f", in module {self.modules[-1]}" if self.modules else ""
-        return f"{module}{_line(*frame)}" if frame is not None else module
+        return f"{module}{source.shown(place)}" if place is not None else module
 
     def failure(self, error: Exception) -> PlanError:
         """What the code itself raised, as a PlanError with the user's line."""
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-        where = self._place(_raised_at(error.__traceback__))
+        where = self._place(source.raised(error.__traceback__))
         if type(error).__name__.startswith("GuardOnDataDependent"):
             return PlanError(
                 f"what the code does depends on a tensor's value{where}",
@@ -391,9 +364,17 @@ class _Recorder(TorchDispatchMode):
         if self.batch is not None and self.env.replace(self.batch).is_number:
             raise PlanError(
                 f"the code holds only for batches of {self.size}: it uses the batch size as a fixed number"
-                f"{_pinned_at(self.env)}",
+                f"{self._pinned_at()}",
                 "use tensor operations in place of a loop, or of a number, that depends on x.shape[0]",
             )
+
+    def _pinned_at(self) -> str:
+        """The line of the user that made a number of the batch size, if it was one."""
+        for guard in self.env.guards:
+            place = _asked_at(guard)
+            if place and type(guard.expr).__name__ == "Equality" and guard.expr.args[1].is_number:
+                return source.shown(place)
+        return ""
 
     def guards(self) -> tuple[tuple[Guard, ...], tuple[Guard, ...]]:
         """Conditions on the batch size: those of a user's line, those of torch."""
@@ -403,9 +384,7 @@ class _Recorder(TorchDispatchMode):
             expr = self.env.replace(guard.expr)
             if expr.is_Boolean and expr in (True, False):
                 continue
-            frame = guard.sloc.framework_loc
-            mine = frame is not None and not isinstance(frame, str) and not _is_library(frame.filename)
-            (user if mine else torch_own).append(self._condition(expr))
+            (user if _asked_at(guard) else torch_own).append(self._condition(expr))
         return tuple(dict.fromkeys(user)), tuple(dict.fromkeys(torch_own))
 
     def _condition(self, expr: Any) -> Guard:
@@ -423,6 +402,14 @@ class _Recorder(TorchDispatchMode):
         for other in rest:
             result = (op, result, other)
         return result
+
+
+def _asked_at(guard: ShapeGuard) -> source.Place | None:
+    """The line of the user that caused a guard, None if torch asked by itself."""
+    frame = guard.sloc.framework_loc
+    if frame is None or isinstance(frame, str) or source.is_library(frame.filename):
+        return None
+    return frame.filename, frame.lineno or 0
 
 
 @contextmanager
@@ -445,106 +432,3 @@ def _names(root: torch.nn.Module | None, recorder: _Recorder) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _is_library(path: str) -> bool:
-    return path.startswith((_TORCH, _HERE))
-
-
-def _user_frame(frame: FrameType | None, boundary: CodeType) -> tuple[str, int] | None:
-    while frame is not None and frame.f_code is not boundary:
-        if not _is_library(frame.f_code.co_filename):
-            return frame.f_code.co_filename, frame.f_lineno
-        frame = frame.f_back
-    return None
-
-
-def _raised_at(trace: TracebackType | None) -> tuple[str, int] | None:
-    """The innermost line of the user in an error's traceback."""
-    found = None
-    while trace is not None:
-        if not _is_library(trace.tb_frame.f_code.co_filename):
-            found = (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
-        trace = trace.tb_next
-    return found
-
-
-def _line(path: str, number: int) -> str:
-    """A line of the user, for the end of a message."""
-    text = linecache.getline(path, number).strip()
-    return f" ({Path(path).name}:{number}: {text if len(text) <= 80 else text[:77] + '...'})"
-
-
-def _pinned_at(env: ShapeEnv) -> str:
-    """The line of the user that made a number of the batch size, if it was one."""
-    for guard in env.guards:
-        frame = guard.sloc.framework_loc
-        if type(guard.expr).__name__ == "Equality" and frame is not None and not isinstance(frame, str):
-            if not _is_library(frame.filename) and guard.expr.args[1].is_number:
-                return _line(frame.filename, frame.lineno or 0)
-    return ""
-
-
-# ---- tidying
-
-
-def _simplified(raw: Trace) -> Trace:
-    """Drop what no output needs, slices that take all, and pairs of transpositions; number ids without gaps.
-
-    No result changes. Two runs of the same code give the same nodes, whatever torch did in between.
-    """
-    transposed: dict[int, int] = {}  # the result of a transposition: what it is the transposition of
-    same_as: dict[int, int] = {}
-    kept: list[Node] = []
-    for node in raw.nodes:
-        node = _renamed(node, same_as)
-        source, first = (node.args[0] if node.args else None), node.out[0]
-        if isinstance(source, Ref) and first is not None:
-            if _takes_all(node):
-                same_as[first] = source.id
-                continue
-            if node.op == "aten.t.default":
-                if source.id in transposed:
-                    same_as[first] = transposed[source.id]
-                    continue
-                transposed[first] = source.id
-        kept.append(node)
-    outputs = tuple(same_as.get(o, o) for o in raw.outputs)
-    needed, live = set(outputs), []
-    for node in reversed(kept):
-        if needed.intersection(node.out):
-            needed.update(references(node))
-            live.append(replace(node, out=tuple(o if o in needed else None for o in node.out)))
-    live.reverse()
-    constants = sorted(needed.intersection(raw.constants))
-    order = [*raw.inputs, *constants, *(o for n in live for o in n.out if o is not None)]
-    new = {old: i for i, old in enumerate(order)}
-    nodes = (replace(_renamed(n, new), out=tuple(None if o is None else new[o] for o in n.out)) for n in live)
-    return replace(
-        raw,
-        inputs=tuple(new[i] for i in raw.inputs),
-        nodes=tuple(nodes),
-        constants={new[c]: raw.constants[c] for c in constants},
-        outputs=tuple(new[o] for o in outputs),
-    )
-
-
-def _takes_all(node: Node) -> bool:
-    """A slice from the first to the last: torch asks for it or leaves it out as it sees fit."""
-    if node.op == "aten.slice.Tensor":
-        bounds = node.args[2:]
-    elif node.op == "aten.slice_backward.default":
-        bounds = node.args[3:]
-    else:
-        return False
-    start, end, step = (*bounds, *(None, None, 1)[len(bounds) :])
-    return start in (None, 0) and step == 1 and (end is None or end == _LAST)
-
-
-def _renamed(node: Node, names: Mapping[int, int]) -> Node:
-    def rename(arg: Arg) -> Arg:
-        if isinstance(arg, Ref):
-            return Ref(names.get(arg.id, arg.id))
-        return tuple(map(rename, arg)) if isinstance(arg, tuple) else arg
-
-    return replace(node, args=tuple(map(rename, node.args)), kwargs=tuple((k, rename(v)) for k, v in node.kwargs))

@@ -12,10 +12,11 @@ from torch.func import functional_call
 
 from gridkit.errors import PlanError, UsageError
 from gridkit.plans.check import dry_run, holds
-from gridkit.plans.form import ITEM_SIZES
 from gridkit.plans.optim import Optimizer
 from gridkit.plans.plan import Guard, Input, Output, Plan
-from gridkit.plans.trace import Trace, trace
+from gridkit.plans.shapes import ITEM_SIZES
+from gridkit.plans.simplify import Trace
+from gridkit.plans.trace import trace
 from gridkit.plans.weighting import Loss, check_loss, weighted
 
 
@@ -104,7 +105,10 @@ def _copy(model: torch.nn.Module) -> torch.nn.Module:
 
 def _state(model: torch.nn.Module) -> dict[str, _Held]:
     """The state_dict's entries with what kind each is."""
-    entries = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    entries = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
     held: dict[str, _Held] = {}
     first: dict[int, str] = {}
     for name in model.state_dict():
@@ -189,7 +193,12 @@ def _assemble(
     held = list(step.state.items())
     names = [(n, "param" if h.is_param else "buffer") for n, h in held] + [(n, "optimizer") for n in step.slots]
     shapes: list[Any] = [s[:2] for s in step.specs]
-    shapes += [(("B", *x.shape[1:]), x.dtype), (("B", *y.shape[1:]), y.dtype), (("B",), step.dtype), ((), torch.float64)]
+    shapes += [
+        (("B", *x.shape[1:]), x.dtype),
+        (("B", *y.shape[1:]), y.dtype),
+        (("B",), step.dtype),
+        ((), torch.float64),
+    ]
     roles: list[Any] = [*names, ("x", "x"), ("y", "y"), ("weight", "weight"), ("lr", "lr")]
     inputs = tuple(
         Input(id, n, role, str(dtype).removeprefix("torch."), tuple(shape))

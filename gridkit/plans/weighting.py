@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -94,12 +94,11 @@ class _WeightedMeans(TorchFunctionMode):
 @cache
 def _reducing(func: Any) -> inspect.Signature | None:
     """The signature of a loss in torch.nn.functional, None of anything else."""
-    if getattr(func, "__module__", None) != F.__name__:
-        if func is not F.binary_cross_entropy_with_logits and getattr(F, getattr(func, "__name__", ""), None) is not func:
-            return None
+    if getattr(F, getattr(func, "__name__", ""), None) is not func:
+        return None
     try:
-        signature = inspect.signature(func)
-    except (TypeError, ValueError):
+        signature = inspect.signature(cast(Callable[..., Any], func))
+    except (TypeError, ValueError):  # written in C
         return None
     return signature if "reduction" in signature.parameters else None
 

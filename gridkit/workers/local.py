@@ -7,6 +7,7 @@ same alignment whatever the caller's arrays are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,9 +73,10 @@ def train_client(
         UsageError: the data or an argument doesn't fit; the message says what.
         PlanError: the plan can't run with this batch size or state.
     """
-    _check_arguments(batch_size, epochs, max_updates, (seed, round, slot))
+    rate = float(plan.lr if lr is None else lr)
+    _check_arguments(batch_size, epochs, max_updates, rate, (seed, round, slot))
     for role in ("x", "y", "weight", "lr"):
-        if plan.input(role) is None:  # type: ignore[arg-type]  # a tuple of literals
+        if plan.input(role) is None:
             raise PlanError(f"plan {plan.name!r} is no training plan: it has no input of role {role}")
     xs, ys = _data(plan, x, y)
     count = len(xs)
@@ -84,7 +86,6 @@ def train_client(
     _check_labels(plan, values, ys)
     current = _start(plan, state)
     old = current[: len(plan.state)]
-    rate = float(plan.lr if lr is None else lr)
     order = _order(count, batch_size, epochs, (seed, round, slot) if shuffle else None)
 
     losses: list[torch.Tensor] = []
@@ -119,10 +120,14 @@ def one_thread() -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def _check_arguments(batch_size: int, epochs: int, max_updates: int | None, keys: tuple[int, int, int]) -> None:
+def _check_arguments(
+    batch_size: int, epochs: int, max_updates: int | None, lr: float, keys: tuple[int, int, int]
+) -> None:
     for name, value, low in (("batch_size", batch_size, 1), ("epochs", epochs, 1), ("max_updates", max_updates, 1)):
         if value is not None and value < low:
             raise UsageError(f"{name}={value}: expected at least {low}")
+    if not math.isfinite(lr) or lr < 0:
+        raise UsageError(f"lr={lr}: expected a number of at least 0")
     if min(keys) < 0:
         raise UsageError(f"seed, round and slot are {keys}: expected numbers of at least 0")
 
@@ -158,11 +163,15 @@ def _tensor(spec: Input, data: Any) -> torch.Tensor:
     array = np.asarray(data)
     if array.dtype != spec.dtype:
         if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
-            raise UsageError(f"{spec.name} is {array.dtype}, and the plan takes {spec.dtype}", f"convert {spec.name} first")
+            raise UsageError(
+                f"{spec.name} is {array.dtype}, and the plan takes {spec.dtype}", f"convert {spec.name} first"
+            )
         array = array.astype(spec.dtype)
     if array.ndim != len(spec.shape) or array.shape[1:] != spec.shape[1:]:
         wanted = ", ".join(map(str, spec.shape))
-        raise UsageError(f"{spec.name} is {list(array.shape)}, and the plan takes [{wanted}]", "B is the number of samples")
+        raise UsageError(
+            f"{spec.name} is {list(array.shape)}, and the plan takes [{wanted}]", "B is the number of samples"
+        )
     return torch.tensor(array)
 
 
@@ -213,7 +222,7 @@ def _order(count: int, size: int, epochs: int, keys: tuple[int, int, int] | None
             samples = np.arange(count)
         else:
             samples = np.random.Generator(np.random.Philox(np.random.SeedSequence((*keys, epoch)))).permutation(count)
-        yield from torch.from_numpy(samples).split(size)
+        yield from (torch.from_numpy(samples[i : i + size]) for i in range(0, count, size))
 
 
 def _difference(plan: Plan, old: list[torch.Tensor], new: list[torch.Tensor]) -> dict[str, np.ndarray]:

@@ -1,0 +1,97 @@
+"""What a tracer wrote down, and how it is tidied before it becomes a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gridkit.plans.check import references
+from gridkit.plans.plan import Arg, Guard, Node, Ref
+
+_LAST = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What one run of the code gave.
+
+    Attributes:
+        inputs: ids of the inputs, in order.
+        nodes: the operations that the outputs depend on.
+        constants: captured tensors.
+        outputs: ids of the outputs, in order.
+        guards: conditions on the batch size that a line of the user caused.
+        torch_guards: conditions that torch asked for by itself.
+    """
+
+    inputs: tuple[int, ...]
+    nodes: tuple[Node, ...]
+    constants: dict[int, np.ndarray]
+    outputs: tuple[int, ...]
+    guards: tuple[Guard, ...]
+    torch_guards: tuple[Guard, ...]
+
+
+def simplified(raw: Trace) -> Trace:
+    """Drop what no output needs, slices that take all, and pairs of transpositions; number ids without gaps.
+
+    No result changes. Two runs of the same code give the same nodes, whatever torch did in between.
+    """
+    transposed: dict[int, int] = {}  # the result of a transposition: what it is the transposition of
+    same_as: dict[int, int] = {}
+    kept: list[Node] = []
+    for node in raw.nodes:
+        node = _renamed(node, same_as)
+        source, first = (node.args[0] if node.args else None), node.out[0]
+        if isinstance(source, Ref) and first is not None:
+            if _takes_all(node):
+                same_as[first] = source.id
+                continue
+            if node.op == "aten.t.default":
+                if source.id in transposed:
+                    same_as[first] = transposed[source.id]
+                    continue
+                transposed[first] = source.id
+        kept.append(node)
+    outputs = tuple(same_as.get(o, o) for o in raw.outputs)
+    needed, live = set(outputs), []
+    for node in reversed(kept):
+        if needed.intersection(node.out):
+            needed.update(references(node))
+            live.append(replace(node, out=tuple(o if o in needed else None for o in node.out)))
+    live.reverse()
+    constants = sorted(needed.intersection(raw.constants))
+    order = [*raw.inputs, *constants, *(o for n in live for o in n.out if o is not None)]
+    new = {old: i for i, old in enumerate(order)}
+    nodes = (replace(_renamed(n, new), out=tuple(None if o is None else new[o] for o in n.out)) for n in live)
+    return replace(
+        raw,
+        inputs=tuple(new[i] for i in raw.inputs),
+        nodes=tuple(nodes),
+        constants={new[c]: raw.constants[c] for c in constants},
+        outputs=tuple(new[o] for o in outputs),
+    )
+
+
+def _takes_all(node: Node) -> bool:
+    """A slice from the first to the last: torch asks for it or leaves it out as it sees fit."""
+    if node.op == "aten.slice.Tensor":
+        bounds = node.args[2:]
+    elif node.op == "aten.slice_backward.default":
+        bounds = node.args[3:]
+    else:
+        return False
+    defaults: tuple[Arg, ...] = (None, None, 1)
+    start, end, step = bounds + defaults[len(bounds) :]
+    return start in (None, 0) and end in (None, _LAST) and step == 1
+
+
+def _renamed(node: Node, names: Mapping[int, int]) -> Node:
+    def rename(arg: Arg) -> Arg:
+        if isinstance(arg, Ref):
+            return Ref(names.get(arg.id, arg.id))
+        return tuple(map(rename, arg)) if isinstance(arg, tuple) else arg
+
+    return replace(node, args=tuple(map(rename, node.args)), kwargs=tuple((k, rename(v)) for k, v in node.kwargs))
