@@ -146,7 +146,8 @@ def _dry_run(plan: Plan, batch: int, budget: int) -> Mapping[int, Value]:
     for index, (node, dying) in enumerate(zip(plan.nodes, last_uses(plan), strict=True)):
         op = rows[node.op]
         try:
-            result = op.rule(_bind(op, node, values))
+            result = op.rule(_known(op, bound(op, node), values))
+            _check_number(result)
         except (ValueError, IndexError, TypeError, ArithmeticError) as error:
             raise PlanError(f"{label(plan, index)} can't run: {error}") from None
         for id, value in zip(node.out, result if isinstance(result, tuple) else (result,), strict=True):
@@ -170,12 +171,46 @@ def _dry_run(plan: Plan, batch: int, budget: int) -> Mapping[int, Value]:
     return values
 
 
-def _bind(op: Op, node: Node, values: Mapping[int, Value]) -> dict[str, Any]:
-    bound: dict[str, Any] = {p.name: p.default for p in op.params}
-    bound |= {p.name: _value(a, values) for p, a in zip(op.positional, node.args, strict=False)}
-    bound |= {name: _value(a, values) for name, a in node.kwargs}
-    bound["op"] = op.name
-    return bound
+def bound(op: Op, node: Node) -> dict[str, Any]:
+    """A node's arguments by name, with the schema's defaults."""
+    named: dict[str, Any] = {p.name: p.default for p in op.params}
+    named |= {p.name: a for p, a in zip(op.positional, node.args, strict=False)}
+    return named | dict(node.kwargs)
+
+
+def check_forwards(plan: Plan) -> None:
+    """Raise PlanError if a backward operation that trusts its indices doesn't follow its forward operation."""
+    rows = table()
+    trusting = {op.forward.op: op.forward for op in rows.values() if op.forward}
+    before: set[object] = set()
+    for index, node in enumerate(plan.nodes):
+        op = rows[node.op]
+        if node.op in trusting:
+            args, rule = bound(op, node), trusting[node.op]
+            before.add((node.op, *(args[name] for name in rule.same), *(node.out[i] for _, i in rule.results)))
+        if op.forward is not None:
+            args, rule = bound(op, node), op.forward
+            given = (args[name] for name, _ in rule.results)
+            ids = (a.id if isinstance(a, Ref) else None for a in given)
+            if (rule.op, *(args[name] for name in rule.same), *ids) not in before:
+                raise PlanError(f"{label(plan, index)} doesn't follow the {rule.op} that it belongs to")
+
+
+def _known(op: Op, named: Mapping[str, Any], values: Mapping[int, Value]) -> dict[str, Any]:
+    """The arguments with what is known of them in place of references."""
+    known: dict[str, Any] = {"op": op.name}
+    for p in op.params:
+        known[p.name] = _value(named[p.name], values)
+        numbers = known[p.name] if isinstance(known[p.name], list) else [known[p.name]]
+        if p.type == "int" and any(isinstance(n, float) for n in numbers):
+            raise ValueError(f"argument {p.name!r} isn't a whole number")
+    return known
+
+
+def _check_number(result: object) -> None:
+    """Numbers stay in 64 bits: a chain of products mustn't grow without bounds."""
+    if isinstance(result, int) and not -(1 << 63) <= result < 1 << 63:
+        raise ValueError("the number takes more than 64 bits")
 
 
 def _value(arg: Arg, values: Mapping[int, Value]) -> Any:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from gridkit.errors import PlanError
+from gridkit.plans.check import check_forwards
 from gridkit.plans.ops import REQUIRED, Op, Param, table
 from gridkit.plans.plan import Arg, Dtype, Guard, Input, Node, Output, Plan, Ref
 from gridkit.plans.shapes import ITEM_SIZES
@@ -105,9 +106,11 @@ def decode(data: bytes) -> Plan:
     guards = tuple(_guard(g) for g in _list(header["guards"], "guards", MAX_GUARDS))
     _roles(inputs, outputs)
     name, lr = _name(header["name"], "the plan's name"), header["lr"]
-    if isinstance(lr, bool) or not isinstance(lr, int | float) or not math.isfinite(lr):
+    if not _is_int(lr) and not (isinstance(lr, float) and math.isfinite(lr)):
         raise PlanError(f"lr is {_show(lr)}, expected a number")
-    return Plan(name, inputs, outputs, nodes, constants, guards, float(lr))
+    plan = Plan(name, inputs, outputs, nodes, constants, guards, float(lr))
+    check_forwards(plan)
+    return plan
 
 
 def _split(data: bytes) -> tuple[dict[str, Any], bytes]:

@@ -34,6 +34,24 @@ class Param:
 
 
 @dataclass(frozen=True, slots=True)
+class Forward:
+    """What must stand before a backward operation whose kernel trusts the indices in its arguments.
+
+    torch checks labels and pooling indices in the forward kernels only; a backward kernel that is fed others writes
+    outside of its memory. So such a node is allowed only after its own forward node.
+
+    Attributes:
+        op: the forward operation.
+        same: arguments that must be the same in both.
+        results: the backward's argument: the forward's result that it must be.
+    """
+
+    op: str
+    same: tuple[str, ...]
+    results: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Op:
     """A row of the table."""
 
@@ -42,6 +60,7 @@ class Op:
     results: tuple[str, ...]
     is_view: bool
     rule: Rule
+    forward: Forward | None = None
 
     @property
     def positional(self) -> tuple[Param, ...]:
@@ -52,6 +71,18 @@ _NEXT_ROW = re.compile(r" (?=(?:aten|py)\.)")
 _PARAM = re.compile(
     r"(?P<type>\w+)(?:\(a\))?(?P<list>\[(?P<length>\d*)\])?(?P<optional>\?)? (?P<name>\w+)(?:=(?P<default>.+))?"
 )
+
+
+_LABELS = ("self", "target", "ignore_index")
+_FORWARD = {
+    "aten.max_pool2d_with_indices_backward.default": Forward(
+        "aten.max_pool2d_with_indices.default",
+        ("self", "kernel_size", "stride", "padding", "dilation", "ceil_mode"),
+        (("indices", 1),),
+    ),
+    "aten.nll_loss_backward.default": Forward("aten.nll_loss_forward.default", _LABELS, (("total_weight", 1),)),
+    "aten.nll_loss2d_backward.default": Forward("aten.nll_loss2d_forward.default", _LABELS, (("total_weight", 1),)),
+}
 
 
 def _default(text: str | None) -> object:
@@ -83,7 +114,7 @@ def parse(line: str, rule: Rule) -> Op:
             default = (default,) * length
         params.append(Param(match["name"], match["type"], bool(match["optional"]), is_list, length, keyword, default))
     kinds = tuple(r.split()[0].split("(")[0] for r in results.strip("()").split(", "))
-    return Op(name.strip(), tuple(params), kinds, "(a)" in results, rule)
+    return Op(name.strip(), tuple(params), kinds, "(a)" in results, rule, _FORWARD.get(name.strip()))
 
 
 _TABLE: tuple[tuple[Rule, str], ...] = (
@@ -202,6 +233,10 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
         aten.erf.default(Tensor self) -> Tensor
         """,
     ),
+    (
+        shapes.log_sigmoid_backward,
+        "aten.log_sigmoid_backward.default(Tensor grad_output, Tensor self, Tensor buffer) -> Tensor",
+    ),
     (shapes.log_sigmoid_forward, "aten.log_sigmoid_forward.default(Tensor self) -> (Tensor, Tensor)"),
     (
         shapes.with_number,
@@ -272,7 +307,6 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
         aten.hardsigmoid_backward.default(Tensor grad_output, Tensor self) -> Tensor
         aten.hardswish_backward.default(Tensor grad_output, Tensor self) -> Tensor
         aten.softplus_backward.default(Tensor grad_output, Tensor self, Scalar beta, Scalar threshold) -> Tensor
-        aten.log_sigmoid_backward.default(Tensor grad_output, Tensor self, Tensor buffer) -> Tensor
         """,
     ),
     (layers.prelu, "aten._prelu_kernel.default(Tensor self, Tensor weight) -> Tensor"),

@@ -123,7 +123,7 @@ def need(condition: bool, why: str) -> None:
 
 
 def equal(one: Meta, other: Meta, what: str) -> None:
-    need(one.shape == other.shape, f"{what}: {text_of(one.shape)} against {text_of(other.shape)}")
+    need(one == other, f"{what}: {one.dtype}{text_of(one.shape)} against {other.dtype}{text_of(other.shape)}")
 
 
 def sized(shape: Sequence[int]) -> tuple[int, ...]:
@@ -186,7 +186,13 @@ def backward_of_element(a: Args) -> Meta:
 
 
 def log_sigmoid_forward(a: Args) -> tuple[Meta, Meta]:
-    return a["self"], Meta((0,), a["self"].dtype)
+    return a["self"], a["self"]
+
+
+def log_sigmoid_backward(a: Args) -> Meta:
+    equal(a["self"], a["grad_output"], "the gradient has another shape than the output")
+    equal(a["self"], a["buffer"], "the buffer has another shape than the output")
+    return same(a)
 
 
 def cast(a: Args) -> Meta:

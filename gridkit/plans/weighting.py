@@ -84,7 +84,8 @@ class _WeightedMeans(TorchFunctionMode):
     def _mean(self, func: Any, args: Any, kwargs: dict[str, Any]) -> torch.Tensor:
         values = args[0] if args else kwargs["input"]
         whole = len(args) < 2 and kwargs.get("dim") is None and kwargs.get("dtype") is None
-        over_batch = values.ndim > 0 and values.shape[0] == self.weight.shape[0]
+        # as text: comparing a fixed size with the batch's symbol would make a guard
+        over_batch = values.ndim > 0 and str(values.shape[0]) == str(self.weight.shape[0])
         if whole and over_batch:
             return self.average(values)
         result: torch.Tensor = func(*args, **kwargs)
