@@ -44,7 +44,10 @@ _ROUND_COLUMNS = {
     "seconds": "float64",
     "bytes": "int64",
 }
-_REPORT_COLUMNS = ("round", "worker", "samples", "loss", "verdict", "message", "tensor", "seconds", "bytes", "norm", "warning")  # fmt: skip
+_REPORT_COLUMNS = (
+    *("round", "worker", "samples", "loss", "verdict", "message"),
+    *("tensor", "seconds", "bytes", "norm", "warning"),
+)
 
 
 class RunSource(Protocol):

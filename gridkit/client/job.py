@@ -36,10 +36,18 @@ class Cycle:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """No work now. `timeout` in seconds says when to come back; None is never."""
+    """No work now.
+
+    Attributes:
+        reason: why, in words; `code` for programs.
+        timeout: seconds after which to come back; None is never.
+        sequence: the cycle in which it was said.
+    """
 
     reason: str
+    code: str
     timeout: float | None
+    sequence: int
 
 
 class JobClient:
@@ -88,22 +96,21 @@ class JobClient:
         self.worker_id = str((await self.link.json("POST", f"{PREFIX}/authenticate", json=known))["worker_id"])
         return self.worker_id
 
-    async def request_cycle(self, wait: float = 0.0) -> Cycle | Rejection:
-        """Ask for work; a rejection may be held back for `wait` seconds until the cycle changes."""
-        wish = {
-            "worker_id": self.worker_id,
-            "model": self.name,
-            "ping": 0,
-            "download": 0,
-            "upload": 0,
-            "wait": float(wait),
-        }
-        if self.version is not None:
-            wish["version"] = self.version
-        got = await self.link.json("POST", f"{PREFIX}/cycle-request", json=wish, timeout=wait + 60)
+    async def request_cycle(self, wait: float = 0.0, seen_cycle: int | None = None) -> Cycle | Rejection:
+        """Ask for work; a rejection may be held back for `wait` seconds, until a cycle later than `seen_cycle` is
+        open."""
+        wish = {"worker_id": self.worker_id, "model": self.name, "version": self.version, "seen_cycle": seen_cycle}
+        known: dict[str, Any] = {key: value for key, value in wish.items() if value is not None}
+        known |= {"ping": 0, "download": 0, "upload": 0, "wait": float(wait)}
+        got = await self.link.json("POST", f"{PREFIX}/cycle-request", json=known, timeout=wait + 60)
         if got["status"] != "accepted":
             timeout = got.get("timeout")
-            return Rejection(str(got.get("reason", "no reason given")), None if timeout is None else float(timeout))
+            return Rejection(
+                str(got.get("reason", "no reason given")),
+                str(got.get("code", "")),
+                None if timeout is None else float(timeout),
+                int(got.get("cycle", 0)),
+            )
         return Cycle(
             got["request_key"], str(got["model_id"]), got["plans"], got["client_config"], got["cycle"], got["slot"]
         )

@@ -50,7 +50,9 @@ class CycleRequest(Message):
     model: Text
     version: Text | None = None
     wait: Seconds = 0.0
-    """ours: hold a rejection back until the cycle changes, at most so long"""
+    """ours: hold a rejection back until a later cycle is open, at most so long"""
+    seen_cycle: Annotated[int, Field(ge=0)] | None = None
+    """ours: later than this one (by default, than the one that is open now)"""
 
 
 class WorkerError(Message):

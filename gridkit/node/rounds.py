@@ -107,8 +107,7 @@ class Rounds:
         await asyncio.to_thread(self.blobs.sweep, wanted)
         for process in await self.db.read(all_processes):
             order = cycle.pending_aggregation(process.state)
-            if order is not None:
-                self._spawn(self._aggregate(process, order))
+            self._spawn(self._retire(process) if order is None else self._aggregate(process, order))
         self._spawn(self._keep_deadlines())
 
     def wind_down(self) -> None:
@@ -212,6 +211,8 @@ class Rounds:
         for decision in decisions:
             if isinstance(decision, cycle.Aggregate):
                 self._spawn(self._aggregate(process, decision))
+            elif isinstance(decision, cycle.Open | cycle.Finish):
+                self._spawn(self._retire_after(process))
         return process, decisions
 
     async def discard(self, digests: list[str]) -> None:
@@ -238,8 +239,6 @@ class Rounds:
                 self._complain(f"{process.title}: cycle {order.sequence} can't be averaged yet", error)
                 await asyncio.sleep(pause)
                 pause = min(60.0, pause * 2)
-        await self._retire(process, order.sequence)
-        failpoint("collected")
 
     async def _aggregate_once(self, process: Process, order: cycle.Aggregate) -> None:
         started = time.perf_counter()
@@ -279,16 +278,22 @@ class Rounds:
             for file in files:
                 file.close()
 
-    async def _retire(self, process: Process, closed: int) -> None:
+    async def _retire_after(self, process: Process) -> None:
+        await self._retire(process)
+        failpoint("collected")
+
+    async def _retire(self, process: Process) -> None:
         """Retention: reports of closed cycles go, and models that are neither recent, nor a k-th, nor the first."""
         rules = process.state.rules
+        closed = process.state.sequence - (process.state.phase is not cycle.Phase.FINISHED)
+        newest = process.state.sequence + (process.state.outcome == "completed")
 
         def forget(c: sa.Connection) -> list[str]:
             reports = sa.and_(db.report.c.process == process.id, db.report.c.sequence <= closed)
             models = sa.and_(
                 db.checkpoint.c.process == process.id,
                 db.checkpoint.c.number > 1,
-                db.checkpoint.c.number <= closed + 1 - rules.keep_last,
+                db.checkpoint.c.number <= newest - rules.keep_last,
                 db.checkpoint.c.number % rules.keep_every != 0 if rules.keep_every else sa.true(),
             )
             digests: list[str] = []

@@ -211,9 +211,16 @@ class Service:
             answer = next(d for d in decisions if isinstance(d, cycle.Accept | cycle.Reject))
             if isinstance(answer, cycle.Accept):
                 return await self._accepted(process, answer)
-            if answer.retry_after is None or not await self._cycle_changed(process, news, until):
+            seen = process.state.sequence if wish.seen_cycle is None else wish.seen_cycle
+            told = answer.retry_after is None or _is_later(process.state, seen)
+            if told or not await self._later_cycle(process, seen, news, until):
                 break
-        rejected: dict[str, Any] = {"status": "rejected", "reason": answer.reason, "code": str(answer.code)}
+        rejected: dict[str, Any] = {
+            "status": "rejected",
+            "reason": answer.reason,
+            "code": str(answer.code),
+            "cycle": process.state.sequence,
+        }
         if answer.retry_after is not None:
             rejected["timeout"] = answer.retry_after
         return rejected
@@ -234,15 +241,14 @@ class Service:
             "slot": accept.slot,
         }
 
-    async def _cycle_changed(self, process: Process, news: asyncio.Event, until: float) -> bool:
-        """Wait until the process is in another cycle, or finished; False when `until` comes first."""
-        seen = (process.state.phase, process.state.sequence)
+    async def _later_cycle(self, process: Process, seen: int, news: asyncio.Event, until: float) -> bool:
+        """Wait until a later cycle than `seen` is open, or the training over; False when `until` comes first."""
         while not self.rounds.closing and (left := until - self.rounds.clock()) > 0:
+            if _is_later(process.state, seen):
+                return True
             await self.rounds.changed(news, left)
             news = self.rounds.news
-            now = (await self.rounds.process(process.id)).state
-            if now.phase is not cycle.Phase.AGGREGATING and (now.phase, now.sequence) != seen:
-                return True
+            process = await self.rounds.process(process.id)
         return False
 
     async def open_model(self, principal: Principal, worker_id: str, request_key: str, model_id: str) -> BinaryIO:
@@ -425,6 +431,11 @@ class Service:
             if not late:
                 raise
         return process
+
+
+def _is_later(state: cycle.CycleState, seen: int) -> bool:
+    later = state.phase is cycle.Phase.OPEN and state.sequence > seen
+    return later or state.phase is cycle.Phase.FINISHED
 
 
 def _variants(label: str) -> Iterator[str]:

@@ -25,7 +25,9 @@ from gridkit.workers.local import LocalResult, train_client
 from gridkit.workers.settings import LocalSettings
 
 WAIT = 20.0
-"""seconds for which the node may hold a rejection back until the cycle changes"""
+"""seconds for which the node may hold a rejection back until a later cycle is open"""
+RETRY = 1.0
+"""the same, when a place may come free in the cycle that is open"""
 
 
 @dataclass(slots=True)
@@ -83,11 +85,14 @@ class Worker:
             turns = itertools.count()
             early: dict[JobClient, Cycle] = {}
             while jobs:
-                done = await asyncio.gather(*(self._turn(job, early.pop(job, None)) for job in jobs))
-                jobs = [job for job, state in zip(jobs, done, strict=True) if state != "over"]
-                if jobs and "worked" not in done:
+                got = await asyncio.gather(*(self._turn(job, early.pop(job, None)) for job in jobs))
+                jobs = [job for job, answer in zip(jobs, got, strict=True) if not _for_ever(answer)]
+                if jobs:
+                    # One of them waits for all, until the node has opened a cycle in which one of them hasn't asked.
                     job = jobs[next(turns) % len(jobs)]
-                    answer = await job.request_cycle(WAIT)
+                    full = any(isinstance(a, Rejection) and a.code == ErrorCode.CYCLE_FULL for a in got)
+                    seen = min(answer.sequence for answer in got)
+                    answer = await job.request_cycle(RETRY if full else WAIT, seen)
                     if isinstance(answer, Cycle):
                         early[job] = answer
         finally:
@@ -108,19 +113,18 @@ class Worker:
         self._shard[job] = client
         return job
 
-    async def _turn(self, job: JobClient, cycle: Cycle | None) -> str:
-        """One ask, and if it is accepted one round of training: "worked", "idle" or "over"."""
+    async def _turn(self, job: JobClient, cycle: Cycle | None) -> Cycle | Rejection:
+        """One ask, and if it is accepted one round of training."""
         async with self._talking:
-            answer: Cycle | Rejection = cycle or await job.request_cycle()
-            if isinstance(answer, Rejection):
-                return "over" if answer.timeout is None else "idle"
-            try:
-                await self._work(job, answer)
-            except NodeError as error:
-                if error.code in (ErrorCode.UNAUTHENTICATED, ErrorCode.FORBIDDEN, ErrorCode.NOT_FOUND):
-                    raise
-                self._say(f"{self._shard[job].label or 'worker'}: round {answer.sequence}: {error.message}")
-            return "worked"
+            answer = cycle or await job.request_cycle()
+            if isinstance(answer, Cycle):
+                try:
+                    await self._work(job, answer)
+                except NodeError as error:
+                    if error.code in (ErrorCode.UNAUTHENTICATED, ErrorCode.FORBIDDEN, ErrorCode.NOT_FOUND):
+                        raise
+                    self._say(f"{self._shard[job].label or 'worker'}: round {answer.sequence}: {error.message}")
+            return answer
 
     async def _work(self, job: JobClient, cycle: Cycle) -> None:
         try:
@@ -164,6 +168,10 @@ class Worker:
 
     async def _fetch(self, job: JobClient, cycle: Cycle) -> dict[str, np.ndarray]:
         return await asyncio.to_thread(read_state, await job.model(cycle))
+
+
+def _for_ever(answer: Cycle | Rejection) -> bool:
+    return isinstance(answer, Rejection) and answer.timeout is None
 
 
 def described(error: BaseException) -> dict[str, str]:

@@ -422,7 +422,7 @@ def test_a_second_node_on_the_same_folder_is_refused(node: NodeUnderTest) -> Non
 
 
 def test_open_beyond_loopback_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="--open on 0.0.0.0"):
+    with pytest.raises(RuntimeError, match=r"--open on 0\.0\.0\.0"):
         NodeUnderTest(tmp_path / "data", "--open", "--host", "0.0.0.0")
 
 
