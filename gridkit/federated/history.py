@@ -25,6 +25,7 @@ from typing import Any
 
 from gridkit.errors import ErrorCode
 from gridkit.federated import cycle
+from gridkit.federated.checks import Verdict
 from gridkit.federated.cycle import Assignment, CycleState, Status
 
 Row = dict[str, Any]
@@ -52,7 +53,7 @@ def publish(
             case cycle.Accept(worker) if before is None or worker not in _at_work(before):
                 assignment = after.assignments[worker]
                 rows.append({"kind": "assigned", "at": when, **_who(after, assignment)})
-            case cycle.Count(worker) | cycle.Refuse(worker, verdict=cycle.Verdict()):
+            case cycle.Count(worker) | cycle.Refuse(worker, verdict=Verdict()):
                 assert isinstance(event, cycle.ReportCame)
                 rows.append(_reported(after, after.assignments[worker], event))
             case cycle.Expire(_, workers):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,12 +19,12 @@ class CycleRules:
     Attributes:
         num_cycles: rounds; 0 is without end.
         cycle_length: seconds a cycle stays open; None is without limit.
-        min_diffs: a cycle needs at least so many accepted reports.
-        max_diffs: a cycle closes with so many, never more; None is without limit.
+        min_diffs: without a roster: a cycle needs at least so many accepted reports.
+        max_diffs: without a roster: a cycle closes with so many, never more; None is without limit.
         max_workers: so many workers at a time may be at work in a cycle; None is without limit.
         clients: a fixed roster of so many slots (`grid.train`); None is a training for whoever comes.
-        fraction: share of the roster that takes part in a round.
-        tolerate: so many of a round's cohort may fail.
+        fraction: with a roster: the share of it that takes part in a round.
+        tolerate: with a roster: so many of a round's cohort may fail.
         seed: draws the cohorts.
         weighting: "samples" or "equal".
         max_samples: cap on the weight of one report.
@@ -75,7 +74,11 @@ class CycleRules:
             raise _wrong("min_diffs", rules.min_diffs, f"max_diffs is only {rules.max_diffs}")
         if rules.clients is not None and rules.tolerate >= rules.cohort_size:
             raise _wrong("tolerate", rules.tolerate, f"a round has only {rules.cohort_size} clients")
-        strategies.get(rules.strategy)
+        pointless = ("fraction", "tolerate") if rules.clients is None else ("min_diffs", "max_diffs")
+        for key in pointless:
+            if getattr(rules, key) != getattr(cls(), key):
+                fixed = "without" if rules.clients is None else "with"
+                raise _wrong(key, getattr(rules, key), f"it means nothing {fixed} a fixed roster (clients)")
         return rules
 
     def to_json(self) -> dict[str, Any]:
@@ -107,11 +110,11 @@ def _whole(low: int, high: int = 2**53) -> Any:
     return check
 
 
-def _number(low: float, high: float = math.inf, *, above: bool = False) -> Any:
+def _number(low: float, high: float = 1e300, *, above: bool = False) -> Any:
     def check(key: str, value: Any) -> float | None:
         if value is None and key in _OPTIONAL:
             return None
-        good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        good = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not good or not low <= value <= high or (above and value == low):
             raise _wrong(key, value, f"it must be a number {'above' if above else 'from'} {low:g}")
         return float(value)
@@ -156,7 +159,7 @@ _KNOWN: dict[str, Any] = {
     "keep_last": _whole(1),
     "keep_every": _whole(0),
 }
-_NEUTRAL = (None, 0, False, {}, [])
+_NEUTRAL: tuple[Any, ...] = (None, 0, False, {}, [])
 _ELSEWHERE: dict[str, tuple[Any, ...]] = {
     "name": _NEUTRAL,
     "version": _NEUTRAL,

@@ -14,8 +14,8 @@ from gridkit.errors import WireError
 from gridkit.wire.tensors import Array
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
-MAX_FIELDS = 500_000
-"""fields in one message file; a hostile one could hold a field in every two bytes"""
+SPARE_FIELDS = 2_000
+"""fields that a message may have beyond those of its tensors; a hostile one could hold a field in every two bytes"""
 
 
 def varint(value: int) -> bytes:
@@ -89,7 +89,11 @@ class Scanner:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.size = file.seek(0, 2)
-        self._fields = 0
+        self._left = SPARE_FIELDS
+
+    def allow(self, fields: int) -> None:
+        """So many fields more may be scanned."""
+        self._left += fields
 
     def fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
         """Fields of the message in these bytes: (number, kind, value, where). For `LENGTH` the value is the size and
@@ -100,9 +104,9 @@ class Scanner:
         """
         at = start
         while at < end:
-            self._fields += 1
-            if self._fields > MAX_FIELDS:
-                raise WireError(f"the message has more than {MAX_FIELDS} fields")
+            self._left -= 1
+            if self._left < 0:
+                raise WireError("the message has too many fields")
             key, at = self._varint(at, end)
             number, kind = key >> 3, key & 7
             if number == 0:
@@ -122,7 +126,7 @@ class Scanner:
             yield number, kind, value, at
             at += value
 
-    def bytes(self, where: int, size: int, limit: int = 4096) -> bytes:
+    def short(self, where: int, size: int, limit: int = 4096) -> bytes:
         """The contents of a short field."""
         if size > limit:
             raise WireError(f"a text or shape is longer than {limit} bytes")
@@ -136,7 +140,7 @@ class Scanner:
 
     def text(self, where: int, size: int) -> str:
         try:
-            return self.bytes(where, size).decode()
+            return self.short(where, size).decode()
         except UnicodeDecodeError:
             raise WireError("a text is not UTF-8") from None
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -46,10 +46,12 @@ _FIELDS = {
     "float64": 23,
     "bool": 24,
 }
-_RAW = {"float16": np.dtype("<f4"), "float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
+_RAW: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f4"), "float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
 """dtypes whose elements lie in the message as they are; float16 travels as 32-bit floats"""
 _SERIALIZER_ALL = 4
 MAX_RANK = 16
+FIELDS_PER_TENSOR = 32
+"""about twice as many as known senders write"""
 
 
 # ---- writing
@@ -94,9 +96,9 @@ def pack_stream(specs: Sequence[TensorSpec], chunks: Iterable[Array]) -> Iterato
 def _taken(source: Iterator[Array], spec: TensorSpec) -> Iterator[Array]:
     left = spec.size
     while left > 0:
-        part = next(source)
-        left -= len(part)
-        if left < 0:
+        part = next(source, None)
+        left -= 0 if part is None else len(part)
+        if part is None or left < 0:
             raise ValueError(f"the chunks don't end where tensor '{spec.name}' does")
         if len(part):
             yield part
@@ -165,6 +167,7 @@ class StateReader:
         for number, kind, size, where in self._scanner.fields(0, self._scanner.size):
             if number in (1, 2) and kind != LENGTH:
                 raise WireError("the message is not a State: a tensor is a number")
+            self._scanner.allow(FIELDS_PER_TENSOR if number in (1, 2) else 0)
             if number == 1:
                 names.append(self._name(where, where + size))
             elif number == 2:
@@ -253,7 +256,7 @@ class StateReader:
         sizes: list[int] = []
         for number, kind, value, where in self._scanner.fields(start, end):
             if number == 1:
-                sizes += [value] if kind == VARINT else unpack_varints(self._scanner.bytes(where, value, 160)).tolist()
+                sizes += [value] if kind == VARINT else unpack_varints(self._scanner.short(where, value, 160)).tolist()
         if len(sizes) > MAX_RANK or any(not 0 <= size < 2**31 for size in sizes):
             raise WireError(f"tensor {place} has an impossible shape")
         return tuple(sizes)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LocalSettings:
     """How a worker trains in a round: what `train_client` takes, and what `client_config` carries."""
 

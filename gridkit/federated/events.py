@@ -1,0 +1,155 @@
+"""What goes into the cycle engine, and what comes out: events carry their time, decisions are for the shell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gridkit.errors import ErrorCode
+from gridkit.federated.checks import Verdict
+
+# ---- events
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerAsked:
+    """A worker wants work. `request_key` is fresh and random; it is used if the worker gets work."""
+
+    at: float
+    worker: str
+    label: str
+    slot: int
+    request_key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportCame:
+    """A report is here, checked and stored. `error` is {type, message, traceback} of a worker that failed."""
+
+    at: float
+    worker: str
+    request_key: str = field(repr=False)
+    digest: str
+    verdict: Verdict
+    samples: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    size: int = 0
+    error: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """The owner wants the end: after this round, or `now`."""
+
+    at: float
+    now: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregated:
+    """The next model of this cycle is stored. `seconds`: how long averaging took."""
+
+    at: float
+    sequence: int
+    seconds: float = 0.0
+
+
+Event = WorkerAsked | ReportCame | Tick | StopAsked | Aggregated
+
+
+# ---- decisions
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """The worker has work."""
+
+    worker: str
+    slot: int
+    request_key: str = field(repr=False)
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """No work. `retry_after` in seconds; None is never again."""
+
+    worker: str
+    code: ErrorCode
+    reason: str
+    retry_after: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """The report counts."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """The same bytes came again: success, and nothing changes."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The report doesn't count. `verdict` is None where nothing was recorded, as for a report after the end."""
+
+    worker: str
+    code: ErrorCode
+    message: str
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One report of an aggregation."""
+
+    slot: int
+    digest: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """Average these reports, in this (slot) order, into checkpoint ``sequence + 1``."""
+
+    sequence: int
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """These workers didn't report in time."""
+
+    sequence: int
+    workers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A cycle opens."""
+
+    sequence: int
+    deadline: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The training is over: "completed", "stopped" or "failed"."""
+
+    outcome: str
+    reason: str | None = None
+
+
+Decision = Accept | Reject | Count | Duplicate | Refuse | Aggregate | Expire | Open | Finish
