@@ -34,6 +34,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ Core = TypeVar("Core")
 P = ParamSpec("P")
 
 _NEST_LIBRARIES = ("nest_asyncio2", "nest_asyncio")
-_MAX_DEPTH = 24  # waits inside callbacks inside waits …; deeper ones leave the inbox alone (a wait costs ~12 frames)
+_MAX_DEPTH = 24  # waits inside callbacks inside waits …: deeper ones are plain (each takes a dozen frames)
 _POLL_SECONDS = 1.0  # a plain wait looks up this often: on Windows a lock can't be interrupted otherwise
 _SLICE_SECONDS, _REST_SECONDS = 0.002, 0.01  # how an idle kernel goes on with callbacks that a wait left unfinished
 _EXIT_SECONDS = 2.0  # for closing connections when the interpreter ends
@@ -185,7 +186,7 @@ class Bridge:
 
     def _drain(self) -> None:
         """Run what is in the inbox. On the main thread, called by a loop, in the context of the cell that waits."""
-        while self._inbox and len(self._waiting) <= _MAX_DEPTH:
+        while self._inbox:
             posted = self._inbox.popleft()
             if posted.future.set_running_or_notify_cancel():
                 self._call(posted)
@@ -213,7 +214,8 @@ class Bridge:
         """Remember the main thread's own loop, if it runs one, and the context of the cell that calls now."""
         if threading.current_thread() is threading.main_thread() and not self._nested():
             loop = _running_loop()
-            self._home = None if loop is None else _Place(loop, contextvars.copy_context())
+            if not isinstance(loop, WaitLoop):  # as it is in a callback that `_go_on` lets go on
+                self._home = None if loop is None else _Place(loop, contextvars.copy_context())
 
     @contextlib.contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -287,13 +289,18 @@ class Bridge:
             return self._wait_plainly(coro, timeout) if loop is None else self._wait_on_loop(coro, timeout, loop)
 
     def _loop_to_wait_on(self) -> WaitLoop | None:
-        """The main thread's wait loop, made when it is first needed; None: wait plainly."""
+        """The main thread's wait loop, made when it is first needed; None: wait plainly.
+
+        A flood of callbacks that make calls would nest until Python's recursion limit: hence `_MAX_DEPTH`.
+        """
         if threading.current_thread() is self._thread:
             raise UsageError(
                 "a blocking gridkit call was made on gridkit's own network thread, where it could never end",
                 "make the callback an async function and await the same method of gridkit.aio",
             )
         if _how_to_wait() == "plain" or threading.current_thread() is not threading.main_thread():
+            return None
+        if len(self._waiting) >= _MAX_DEPTH and self._nested():
             return None
         if self._wait_loop is None:
             self._wait_loop = _new_wait_loop()
@@ -354,8 +361,6 @@ class Bridge:
             elif self._home is not None and self._unfinished(loop):
                 with contextlib.suppress(RuntimeError):  # that loop is closed: they go on in the next wait
                     self._home.loop.call_soon_threadsafe(self._go_on, loop, self._home.loop)
-        if self._inbox:
-            self._wake()
 
     def _discard(self, loop: WaitLoop) -> None:
         unfinished = self._unfinished(loop)
@@ -384,7 +389,8 @@ def _new_wait_loop() -> WaitLoop:
         else:
             break
     loop = WaitLoop()
-    with _asyncio_left_alone():
+    with _asyncio_left_alone(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nest_asyncio2's, that the user applied nest_asyncio: not to this loop
         library.apply(loop)
     return loop
 

@@ -288,14 +288,19 @@ def test_a_callback_may_run_a_loop_of_its_own(echo: Echo) -> None:
     assert echo.bridge.sync(call_back(), timeout=10) == [1, 1, 1]
 
 
-def test_a_flood_of_callbacks_that_call_back_in_meets_no_recursion_limit(echo: Echo) -> None:
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_flood_of_callbacks_that_call_back_in_meets_no_recursion_limit(echo: Echo, kind: str) -> None:
     depths: list[int] = []
 
     def ask(x: int) -> Any:
         depths.append(sum(1 for _ in traceback.walk_stack(None)))
         return echo.call("echo", x)
 
-    echo.core.callbacks["ask"] = (ask, None)
+    async def ask_async(x: int) -> Any:
+        await asyncio.sleep(0)
+        return ask(x)
+
+    echo.core.callbacks["ask"] = (ask if kind == "sync" else ask_async, None)
     assert echo.call("call_back", "ask", *([i] for i in range(400))) == list(range(400))
     assert max(depths) < 600
 
@@ -367,16 +372,16 @@ def test_an_async_callback_that_outlives_its_wait_goes_on_while_the_loop_is_idle
         started.set()
         for _ in range(3):
             await asyncio.sleep(0.01)
-        return "done"
+        return str(bridge.sync(value_of("done")))
 
     async def kernel() -> str:
-        future = bridge.submit(value_of(None))  # so that the bridge knows this loop
         future = bridge.post(slow)
         bridge.sync(value_of(None, 0.005))
         assert started.is_set() and not future.done()
-        return str(await asyncio.wrap_future(future))
+        result = str(await asyncio.wrap_future(future))
+        return result + str(await asyncio.wrap_future(bridge.post(lambda: ", and the loop is still known")))
 
-    assert asyncio.run(asyncio.wait_for(kernel(), 10)) == "done"
+    assert asyncio.run(asyncio.wait_for(kernel(), 10)) == "done, and the loop is still known"
 
 
 def test_no_callback_is_lost_between_a_wait_and_an_idle_loop(bridge: Bridge) -> None:
@@ -665,7 +670,7 @@ def test_a_forked_child_has_a_bridge_of_its_own_and_leaves_the_parents_alone() -
     with EchoServer() as server:
         said = run_script(
             f"""
-            import os, sys, warnings
+            import gc, os, sys, warnings
             warnings.simplefilter("ignore")  # fork with threads; the parent's sockets, which the child just drops
             from tests.echo import BRIDGE, EchoClient
             client = EchoClient({server.url!r})
@@ -674,7 +679,8 @@ def test_a_forked_child_has_a_bridge_of_its_own_and_leaves_the_parents_alone() -
             child = os.fork()
             if child == 0:
                 print("child", EchoClient({server.url!r}).call("echo", 2), flush=True)
-                sys.exit(0)  # finalises the parent's loops, too, which must not reach the parent's epoll object
+                gc.collect()  # finalises the parent's loops, which must not reach the parent's epoll objects
+                sys.exit(0)
             BRIDGE._lock.release()
             assert os.waitpid(child, 0)[1] == 0
             print("parent", client.call("echo", 3))
