@@ -23,7 +23,7 @@ import enum
 import hmac
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -118,6 +118,9 @@ class Assignment:
     cause: str = ""
 
 
+_ASSIGNMENT = tuple(item.name for item in fields(Assignment))
+
+
 @dataclass(frozen=True, slots=True)
 class CycleState:
     """All that is known of a training's cycles; small, a value, and JSON."""
@@ -139,7 +142,15 @@ class CycleState:
         return _open(cls(rules, sequence=0), at)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        def plain(items: Mapping[str, Assignment]) -> dict[str, dict[str, Any]]:
+            return {worker: {name: getattr(item, name) for name in _ASSIGNMENT} for worker, item in items.items()}
+
+        value = {item.name: getattr(self, item.name) for item in fields(self)}
+        return value | {
+            "rules": self.rules.to_json(),
+            "assignments": plain(self.assignments),
+            "previous": plain(self.previous),
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> CycleState:
