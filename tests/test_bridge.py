@@ -372,7 +372,7 @@ def test_an_async_callback_that_outlives_its_wait_goes_on_while_the_loop_is_idle
         started.set()
         for _ in range(3):
             await asyncio.sleep(0.01)
-        return str(bridge.sync(value_of("done")))
+        return str(bridge.sync(value_of("do")) + await asyncio.wrap_future(bridge.submit(value_of("ne"))))
 
     async def kernel() -> str:
         future = bridge.post(slow)
