@@ -19,7 +19,7 @@ _WHERE = {
     "launch": "gridkit.session",
     "connect": "gridkit.session",
     "Session": "gridkit.session",
-    "simulate": "gridkit.session",
+    "simulate": "gridkit.workers.simulate",
     "Run": "gridkit.run",
     "verify": "gridkit.run",
     "Plan": "gridkit.plans.plan",
@@ -43,7 +43,7 @@ if TYPE_CHECKING:  # `as`: that a type checker takes them for public
     from gridkit.session import Session as Session
     from gridkit.session import connect as connect
     from gridkit.session import launch as launch
-    from gridkit.session import simulate as simulate
+    from gridkit.workers.simulate import simulate as simulate
 
 
 def __getattr__(name: str) -> Any:

@@ -12,12 +12,11 @@ from gridkit import aio
 from gridkit.bridge import BRIDGE, sync
 from gridkit.errors import UsageError
 from gridkit.run import Run
-from gridkit.workers.simulate import simulate
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Runs", "Session", "connect", "launch", "simulate"]
+__all__ = ["Runs", "Session", "connect", "launch"]
 
 
 class _Core(aio.SessionCore[Run]):

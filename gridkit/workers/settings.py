@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -146,3 +147,9 @@ def configurations(
     client_config = LocalSettings.from_config(local).to_config()
     server_config = {"clients": clients, "num_cycles": rounds, "cycle_length": round_timeout, "seed": seed, **rules}
     return client_config, {key: value for key, value in server_config.items() if value is not None}
+
+
+def described(error: BaseException) -> dict[str, str]:
+    """An error as a report carries it."""
+    text = "".join(traceback.format_exception(error))
+    return {"type": type(error).__name__, "message": str(error)[:2000], "traceback": text[-10_000:]}

@@ -21,8 +21,7 @@ from gridkit.plans.plan import Plan
 from gridkit.run import Evaluate, Run, RunSource
 from gridkit.wire.tensors import Array, Arrays
 from gridkit.workers.local import train_client
-from gridkit.workers.settings import LocalSettings, configurations, shards, start_state
-from gridkit.workers.worker import described
+from gridkit.workers.settings import LocalSettings, configurations, described, shards, start_state
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from gridkit.errors import ErrorCode, NodeError, PlanError
 from gridkit.plans.plan import Plan
 from gridkit.wire.state import read_state
 from gridkit.workers.local import LocalResult, train_client
-from gridkit.workers.settings import LocalSettings
+from gridkit.workers.settings import LocalSettings, described
 
 WAIT = 20.0
 """seconds for which the node may hold a rejection back until a later cycle is open"""
@@ -172,9 +171,3 @@ class Worker:
 
 def _for_ever(answer: Cycle | Rejection) -> bool:
     return isinstance(answer, Rejection) and answer.timeout is None
-
-
-def described(error: BaseException) -> dict[str, str]:
-    """An error as a report carries it."""
-    text = "".join(traceback.format_exception(error))
-    return {"type": type(error).__name__, "message": str(error)[:2000], "traceback": text[-10_000:]}
