@@ -19,7 +19,7 @@ import numpy as np
 from gridkit.client.job import Cycle, JobClient
 from gridkit.client.link import Link
 from gridkit.client.node import Hosted, NodeClient
-from gridkit.errors import AccessError, ErrorCode, NotFoundError, UsageError
+from gridkit.errors import AccessError, ErrorCode, NodeUnreachable, NotFoundError, UsageError
 from gridkit.node.launch import NodeProcess
 from gridkit.plans.plan import Plan
 from gridkit.run import AsyncRun, RunBase, RunSource
