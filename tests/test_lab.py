@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import re
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 import zipfile
 from pathlib import Path
@@ -22,17 +24,27 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_it_opens_the_notebooks_of_the_checkout(tmp_path: Path) -> None:
     """The real JupyterLab, without a browser: the notebook stands in its folder."""
-    command = [sys.executable, "-m", "gridkit", "lab", "--", "--no-browser", "--ServerApp.port=0", "--allow-root"]
-    environment = {**os.environ, "HOME": str(tmp_path), "JUPYTER_CONFIG_DIR": str(tmp_path / "config")}
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
-    try:
-        assert server.stderr is not None
-        url = next(found[0] for line in server.stderr if (found := re.search(r"http://127\.0\.0\.1:\S+", line)))
-        with urllib.request.urlopen(url.replace("/lab?", f"/api/contents/{lab.FIRST}?content=0&")) as answer:
-            assert json.load(answer)["type"] == "notebook"
-    finally:
-        server.terminate()
-        server.communicate(timeout=30)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = ["--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
+    private = {"HOME": str(tmp_path), "JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "JUPYTER_TOKEN": "of-this-test"}
+    command = [sys.executable, "-m", "gridkit", "lab", "--", *options]
+    with (tmp_path / "log").open("w+") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **private})
+        try:
+            url = f"http://127.0.0.1:{port}/api/contents/{lab.FIRST}?content=0&token=of-this-test"
+            while True:
+                try:
+                    with urllib.request.urlopen(url) as answer:
+                        assert json.load(answer)["type"] == "notebook"
+                    break
+                except urllib.error.URLError as error:  # not there yet, unless it has ended or refuses
+                    log.seek(0)
+                    assert server.poll() is None and not isinstance(error, urllib.error.HTTPError), log.read()
+                    time.sleep(0.1)
+        finally:
+            server.terminate()
+            server.wait(30)
 
 
 def test_from_a_wheel_they_are_copied_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
