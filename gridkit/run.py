@@ -11,17 +11,13 @@ import concurrent.futures
 import contextvars
 import copy
 import queue
-import re
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-import numpy as np
-
+from gridkit import results
 from gridkit.bridge import BRIDGE
-from gridkit.errors import ErrorCode, EvaluationFailed, GridkitError, RunError, UsageError, WorkersFailed
+from gridkit.errors import ErrorCode, EvaluationFailed, GridkitError, UsageError
 from gridkit.federated.history import History, Row
 from gridkit.plans.plan import Plan
 from gridkit.wire.tensors import Array
@@ -34,20 +30,7 @@ if TYPE_CHECKING:
 
     from gridkit.workers.local import LocalResult
 
-Evaluate = Callable[[Any], Mapping[str, float]]
-
-_ROUND_COLUMNS = {
-    "loss": "float64",
-    "accepted": "int64",
-    "refused": "int64",
-    "samples": "int64",
-    "seconds": "float64",
-    "bytes": "int64",
-}
-_REPORT_COLUMNS = (
-    *("round", "worker", "samples", "loss", "verdict", "message"),
-    *("tensor", "seconds", "bytes", "norm", "warning"),
-)
+Evaluate = Callable[[Any], Mapping[str, float] | None]
 
 
 class RunSource(Protocol):
@@ -102,6 +85,7 @@ class RunBase:
         self._clients = clients
         self._settings = LocalSettings.from_config(settings or {})
         self._done: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._done.set_running_or_notify_cancel()  # from here on a cancelled wait can't cancel it
         self._lock = threading.Lock()
         self._evaluated: dict[int, dict[str, float]] = {}
         self._evaluator: _Evaluator | None = None
@@ -142,27 +126,15 @@ class RunBase:
     def metrics(self) -> pd.DataFrame:
         """A row a round (index `round`): what `evaluate` returned, then loss (sample-weighted mean of the workers'),
         accepted, refused, samples, seconds, bytes. Columns and dtypes are the same when it is empty."""
-        import pandas as pd
-
         with self._lock:
-            rounds = [dict(row) for row in self.history.rounds]
-            evaluated = dict(self._evaluated)
-        names = list(dict.fromkeys(name for values in evaluated.values() for name in values))
-        rows = [{**row, **evaluated.get(row["round"], {})} for row in rounds]
-        frame = pd.DataFrame(rows, columns=["round", *names, *_ROUND_COLUMNS])
-        return frame.astype({"round": "int64", **_ROUND_COLUMNS}).set_index("round")
+            return results.metrics_frame(tuple(self.history.rounds), dict(self._evaluated))
 
     @property
     def reports(self) -> pd.DataFrame:
         """A row a worker and round: samples, loss, verdict ("accepted" or a code), message, tensor, seconds (from
         assignment to report), bytes, norm (L2, of the diff), warning."""
-        import pandas as pd
-
         with self._lock:
-            rows = [{name: row[name] for name in _REPORT_COLUMNS} for row in self.history.reports]
-        frame = pd.DataFrame(rows, columns=list(_REPORT_COLUMNS))
-        floats = {"loss": "float64", "seconds": "float64", "norm": "float64"}
-        return frame.astype({"round": "int64", "samples": "Int64", "bytes": "int64", **floats})
+            return results.reports_frame(tuple(self.history.reports))
 
     def plot(self, ax: Axes | None = None, metrics: Sequence[str] | None = None) -> Axes:
         """Draw metrics over the rounds.
@@ -174,25 +146,7 @@ class RunBase:
         Raises:
             UsageError: there is no such metric.
         """
-        import matplotlib.pyplot as plt
-
-        frame = self.metrics
-        if metrics is None:
-            metrics = [name for name in frame.columns if name not in _ROUND_COLUMNS or name == "loss"]
-        for name in metrics:
-            if name not in frame.columns:
-                raise UsageError(f"there is no metric {name!r}", f"use some of: {', '.join(frame.columns)}")
-        if ax is None:
-            ax = plt.subplots(figsize=(6, 3.5), layout="constrained")[1]
-        for name, style in zip(metrics, ["-", "--", ":", "-."] * len(metrics), strict=False):
-            ax.plot(frame.index, frame[name], style, marker="o", markersize=3, label=name)
-        ax.set_xlabel("round")
-        ax.set_title(f"{self.name} {self.version}")
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        if metrics:
-            ax.legend(frameon=False)
-        ax.grid(alpha=0.3)
-        return ax
+        return results.draw(self.metrics, f"{self.name} {self.version}", ax, metrics)
 
     # -- rows
 
@@ -213,7 +167,7 @@ class RunBase:
             if self._done.done():
                 return
             if error is None and self.history.outcome == "failed":
-                error = self._failure()
+                error = results.failure(self.history, self.title, can_debug=self._clients is not None)
             if error is None:
                 self._done.set_result(None)
             else:
@@ -222,33 +176,16 @@ class RunBase:
     def _fail(self, error: BaseException) -> None:
         self._end(error)
 
-    def _failure(self) -> RunError:
-        failed = self.history.failures(self.history.cycle)
-        if not failed:
-            return RunError(f"the training {self.title} failed: {self.history.reason}")
-        groups: dict[str, list[str]] = defaultdict(list)
-        details: dict[str, str] = {}
-        for row in failed:
-            cause = _cause(row)
-            key = _normalised((row["error"] or {}).get("traceback") or cause)
-            groups[key].append(row["worker"])
-            details.setdefault(key, cause)
-        found = tuple((tuple(workers), details[key]) for key, workers in groups.items())
-        parts = "; ".join(f"{_names(workers)}: {cause}" for workers, cause in found)
-        count = f"{len(failed)} worker{'s' if len(failed) > 1 else ''}"
-        hint = None
-        if self._clients is not None:
-            hint = f"run.debug({failed[0]['worker']!r}) runs that client's round again here; tolerate=k lets k fail"
-        return WorkersFailed(
-            f"{count} failed in round {self.history.cycle} of {self.title}: {parts}", hint, groups=found
-        )
-
     # -- with I/O
 
     async def _wait(self, timeout: float | None = None) -> None:
-        waiting = asyncio.wrap_future(self._done)
-        finished, _ = await asyncio.wait([asyncio.shield(waiting)], timeout=timeout)
-        if not finished:
+        ended = asyncio.wrap_future(self._done)
+        ended.add_done_callback(lambda future: future.cancelled() or future.exception())  # it is raised below
+        try:
+            await asyncio.wait([ended], timeout=timeout)
+        finally:
+            ended.cancel()  # that it doesn't call back into a loop that may be closed by then
+        if not self._done.done():
             raise TimeoutError(f"the training {self.title} is still {self.status} after {timeout:g} s")
         error = self._done.exception()
         if error is not None:
@@ -281,9 +218,10 @@ class RunBase:
             raise UsageError(
                 f"the data of {self.title}'s workers isn't in this process", "debug where the clients were passed"
             )
-        slot = client if isinstance(client, int) else int(client.removeprefix("client ") or -1)
+        names = {f"client {slot}": slot for slot in range(len(self._clients))}
+        slot = names.get(client, -1) if isinstance(client, str) else client
         if not 0 <= slot < len(self._clients):
-            raise UsageError(f"there is no client {slot}", f"use 0 to {len(self._clients) - 1}")
+            raise UsageError(f"there is no client {client!r}", f"use 0 to {len(self._clients) - 1}, or 'client 0' …")
         if round is None:
             mine = [row for row in self.history.reports if row["slot"] == slot]
             bad = [row for row in mine if row["verdict"] != "accepted"]
@@ -416,7 +354,7 @@ class _Evaluator:
                 run._end(error)
                 return
             try:
-                values = {str(name): float(value) for name, value in self._evaluate(model).items()}
+                values = results.metric_values(self._evaluate(model))
             except Exception as error:  # noqa: BLE001  it is the user's; wait() raises it
                 failed = EvaluationFailed(
                     f"evaluate raised {type(error).__name__} after round {round} of {run.title}: {error}",
@@ -430,55 +368,10 @@ class _Evaluator:
         run._end(None)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Verification:
-    """Whether two runs have the same model; true when they have, else names the first tensor that differs."""
-
-    equal: bool
-    message: str
-
-    def __bool__(self) -> bool:
-        return self.equal
-
-    def __repr__(self) -> str:
-        return self.message
-
-
-def verify(run_a: RunBase, run_b: RunBase) -> Verification:
+def verify(run_a: RunBase, run_b: RunBase) -> results.Verification:
     """Compare the newest models of two runs, bit for bit.
 
     >>> gk.verify(grid.train(…), gk.simulate(…))                                    # doctest: +SKIP
     equal: 4 tensors, 4,810 values
     """
-    a, b = BRIDGE.sync(run_a._state()), BRIDGE.sync(run_b._state())
-    for name in dict.fromkeys([*a, *b]):
-        if name not in a or name not in b:
-            return Verification(False, f"differ: only one has '{name}'")
-        if a[name].shape != b[name].shape or a[name].dtype != b[name].dtype:
-            return Verification(False, f"differ: '{name}' is {_kind(a[name])} in one and {_kind(b[name])} in the other")
-        if a[name].tobytes() != b[name].tobytes():
-            apart = a[name] != b[name]
-            largest = float(np.max(np.abs(a[name].astype(np.float64) - b[name].astype(np.float64))))
-            return Verification(
-                False, f"differ: '{name}' in {int(apart.sum())} of {a[name].size} values, at most by {largest:.3g}"
-            )
-    return Verification(True, f"equal: {len(a)} tensors, {sum(array.size for array in a.values()):,} values")
-
-
-def _kind(array: Array) -> str:
-    return f"{array.dtype}{list(array.shape)}"
-
-
-def _cause(row: Row) -> str:
-    if row["error"]:
-        return f"{row['error']['type']}: {row['error']['message']}"
-    return f"{row['verdict']}{': ' + row['message'] if row['message'] else ''}"
-
-
-def _normalised(text: str) -> str:
-    """Two tracebacks that differ in addresses only are one."""
-    return re.sub(r"0x[0-9a-fA-F]+", "0x…", text)
-
-
-def _names(workers: Sequence[str]) -> str:
-    return ", ".join(workers[:8]) + (f" and {len(workers) - 8} more" if len(workers) > 8 else "")
+    return results.compare(BRIDGE.sync(run_a._state()), BRIDGE.sync(run_b._state()))

@@ -123,11 +123,13 @@ class History:
         outcome, reason: None until the training is over.
         stopping: whether a stop was asked for.
         at_work: workers of the open round that haven't reported, by slot.
+        cohort_size: clients of the newest round, with a fixed roster; else 0.
     """
 
     def __init__(self) -> None:
         self.seq = 0
         self.cycle = 0
+        self.cohort_size = 0
         self.rounds: list[Row] = []
         self.reports: list[Row] = []
         self.at_work: dict[int, str] = {}
@@ -143,6 +145,7 @@ class History:
         match row["kind"]:
             case "opened":
                 self.cycle = row["cycle"]
+                self.cohort_size = len(row["cohort"] or ())
                 self.at_work = {}
             case "assigned":
                 self.at_work[row["slot"]] = row["worker"]
