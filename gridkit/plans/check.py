@@ -127,12 +127,15 @@ def dry_run(plan: Plan, batch: int, budget: int = DEFAULT_BUDGET) -> Mapping[int
     key = ("dry run", batch, budget)
     if key not in plan._memo:
         check_guards(plan, batch)
-        plan._memo[key] = _dry_run(plan, batch, budget)
+        values = shapes_of(plan, batch, budget)
+        _check_outputs(plan, values)
+        plan._memo[key] = values
     found: Mapping[int, Value] = plan._memo[key]
     return found
 
 
-def _dry_run(plan: Plan, batch: int, budget: int) -> Mapping[int, Value]:
+def shapes_of(plan: Plan, batch: int, budget: int = DEFAULT_BUDGET) -> Mapping[int, Value]:
+    """What `dry_run` works out, without guards, outputs and memory of earlier calls."""
     values: dict[int, Value] = {}
     for i in plan.inputs:
         shape = tuple(batch if s == "B" else s for s in i.shape)
@@ -167,7 +170,6 @@ def _dry_run(plan: Plan, batch: int, budget: int) -> Mapping[int, Value]:
                 values[id] = value
         for id in dying:
             total -= alive.pop(id, 0)
-    _check_outputs(plan, values)
     return values
 
 

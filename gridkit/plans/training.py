@@ -117,7 +117,7 @@ def _state(model: torch.nn.Module) -> dict[str, _Held]:
             raise PlanError(f"state_dict entry {name!r} is neither a parameter nor a buffer")
         source = first.setdefault(id(tensor), name)
         if str(tensor.dtype).removeprefix("torch.") not in ITEM_SIZES:
-            raise PlanError(f"{name!r} has dtype {tensor.dtype}, which can't stand in a plan")
+            raise PlanError(f"{name!r} is {str(tensor.dtype).removeprefix('torch.')}, which a plan can't hold")
         held[name] = _Held(tensor, isinstance(tensor, torch.nn.Parameter), None if source == name else source)
     if not any(h.is_param and h.tensor.requires_grad for h in held.values()):
         raise PlanError("the model has no parameter that requires a gradient")
