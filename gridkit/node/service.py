@@ -83,48 +83,30 @@ class Service:
         state, decisions = cycle.CycleState.start(rules, self.rounds.clock())
         rows = history.publish(None, None, state, decisions)
         draft = self._blobs.draft()
+        kept: list[str] = []
         try:
             specs = await asyncio.to_thread(_copy_model, model, draft)
             with self._blobs.pinned(draft.digest):
-                model_digest = await asyncio.to_thread(self._blobs.keep, draft)
-                digests = {n: hashlib.sha256(d).hexdigest() for n, d in plans.items()}
+                kept.append(await asyncio.to_thread(self._blobs.keep, draft))
                 for data in plans.values():
-                    await asyncio.to_thread(self._blobs.put, [data])
-
-                def insert(c: sa.Connection) -> dict[str, int]:
-                    taken = sa.select(db.process.c.id).where(
-                        db.process.c.name == named.name, db.process.c.version == named.version
-                    )
-                    if c.execute(taken).first():
-                        raise ConflictError(
-                            f"a training '{named.name}' {named.version} is hosted already",
-                            "host it under another version",
-                            code=ErrorCode.ALREADY_EXISTS,
-                            status=409,
-                        )
-                    c.execute(
-                        db.process.insert().values(
-                            id=process_id,
-                            name=named.name,
-                            version=named.version,
-                            created_at=self.rounds.clock(),
-                            client_config=client_config,
-                            server_config=server_config,
-                            model=[[s.name, s.dtype, list(s.shape)] for s in specs],
-                            state=state.to_json(),
-                            revision=0,
-                            deadline=state.deadline,
-                        )
-                    )
-                    c.execute(db.checkpoint.insert().values(process=process_id, number=1, digest=model_digest))
-                    append_rows(c, process_id, rows)
-                    ids = {}
-                    for name, digest in digests.items():
-                        done = c.execute(db.plan.insert().values(process=process_id, name=name, digest=digest))
-                        ids[name] = int(done.inserted_primary_key[0])
-                    return ids
-
-                plan_ids = await self._db.write(insert)
+                    kept.append((await asyncio.to_thread(self._blobs.put, [data]))[0])
+                values = {
+                    "id": process_id,
+                    "name": named.name,
+                    "version": named.version,
+                    "created_at": self.rounds.clock(),
+                    "client_config": client_config,
+                    "server_config": server_config,
+                    "model": [[spec.name, spec.dtype, list(spec.shape)] for spec in specs],
+                    "state": state.to_json(),
+                    "revision": 0,
+                    "deadline": state.deadline,
+                }
+                digests = dict(zip(plans, kept[1:], strict=True))
+                plan_ids = await self._db.write(lambda c: _insert_process(c, values, kept[0], digests, rows))
+        except NodeError:
+            await self.rounds.discard(kept)
+            raise
         finally:
             await asyncio.to_thread(draft.discard)
         failpoint("hosted")
@@ -204,9 +186,9 @@ class Service:
         until = self.rounds.clock() + wish.wait
         while True:
             news = self.rounds.news
-            key = secrets.token_hex(32)
             process, decisions = await self.rounds.apply(
-                process_id, lambda at, key=key: cycle.WorkerAsked(at, wish.worker_id, label, slot, key)
+                process_id,
+                lambda at: cycle.WorkerAsked(at, wish.worker_id, label, slot, secrets.token_hex(32)),
             )
             answer = next(d for d in decisions if isinstance(d, cycle.Accept | cycle.Reject))
             if isinstance(answer, cycle.Accept):
@@ -448,6 +430,29 @@ def _variants(label: str) -> Iterator[str]:
 
 def _plans(c: sa.Connection, process_id: str) -> list[Any]:
     return list(c.execute(sa.select(db.plan).where(db.plan.c.process == process_id).order_by(db.plan.c.id)))
+
+
+def _insert_process(
+    c: sa.Connection, values: dict[str, Any], model: str, plans: Mapping[str, str], rows: list[dict[str, Any]]
+) -> dict[str, int]:
+    """A process with its plans (name to digest), its first checkpoint and its first rows; the ids of the plans."""
+    name, version = values["name"], values["version"]
+    taken = sa.select(db.process.c.id).where(db.process.c.name == name, db.process.c.version == version)
+    if c.execute(taken).first():
+        raise ConflictError(
+            f"a training '{name}' {version} is hosted already",
+            "host it under another version",
+            code=ErrorCode.ALREADY_EXISTS,
+            status=409,
+        )
+    c.execute(db.process.insert().values(**values))
+    c.execute(db.checkpoint.insert().values(process=values["id"], number=1, digest=model))
+    append_rows(c, values["id"], rows)
+    ids: dict[str, int] = {}
+    for plan, digest in plans.items():
+        done = c.execute(db.plan.insert().values(process=values["id"], name=plan, digest=digest))
+        ids[plan] = done.inserted_primary_key[0]  # type: ignore[index]  # one row was inserted
+    return ids
 
 
 def _copy_model(model: BinaryIO, draft: Draft) -> tuple[TensorSpec, ...]:

@@ -140,7 +140,9 @@ def test_doubled_slashes_and_odd_names(node: NodeUnderTest, plan_bytes: bytes) -
         assert http.post(f"{node.url}//model-centric//host-training", files=files).status_code == 200
         got = http.get("/model-centric/retrieve-model", params={"name": name, "version": "v/1", "checkpoint": "1"})
         assert read_state(got.content).keys() == MODEL.keys()
+        before = node.files()
         again = http.post("/model-centric/host-training", files=files)
+        assert node.files() == before
     assert again.status_code == 409 and again.json()["code"] == "ALREADY_EXISTS"
 
 
