@@ -10,12 +10,14 @@ import asyncio
 import concurrent.futures
 import contextvars
 import copy
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from gridkit import results
+from gridkit import results, threads
 from gridkit.bridge import BRIDGE
 from gridkit.errors import ErrorCode, EvaluationFailed, GridkitError, UsageError
 from gridkit.federated.history import History, Row
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from gridkit.workers.local import LocalResult
 
 Evaluate = Callable[[Any], Mapping[str, float] | None]
+
+_HEARTBEAT_SECONDS = 0.2
 
 
 class RunSource(Protocol):
@@ -179,10 +183,13 @@ class RunBase:
     # -- with I/O
 
     async def _wait(self, timeout: float | None = None) -> None:
+        end = math.inf if timeout is None else time.monotonic() + timeout
         ended = asyncio.wrap_future(self._done)
         ended.add_done_callback(lambda future: future.cancelled() or future.exception())  # it is raised below
         try:
-            await asyncio.wait([ended], timeout=timeout)
+            while not ended.done() and (left := end - time.monotonic()) > 0:
+                # In ipykernel the interrupt of a cell that awaits takes effect with the loop's next event.
+                await asyncio.wait([ended], timeout=min(_HEARTBEAT_SECONDS, left))
         finally:
             ended.cancel()  # that it doesn't call back into a loop that may be closed by then
         if not self._done.done():
@@ -333,8 +340,9 @@ class _Evaluator:
         self._run = run
         self._evaluate = evaluate
         self._todo: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
+        self._given_up = False
         context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(self._work,), name="gridkit-evaluate", daemon=True).start()
+        threads.start(lambda: context.run(self._work), name="gridkit-evaluate", end=self._give_up)
 
     def add(self, round: int, checkpoint: int) -> None:
         self._todo.put((round, checkpoint))
@@ -342,9 +350,13 @@ class _Evaluator:
     def finish(self) -> None:
         self._todo.put(None)
 
+    def _give_up(self) -> None:
+        self._given_up = True
+        self.finish()
+
     def _work(self) -> None:
         run = self._run
-        while (job := self._todo.get()) is not None:
+        while (job := self._todo.get()) is not None and not self._given_up:
             round, checkpoint = job
             try:
                 model = run._module(run._source.model_for_thread(checkpoint))

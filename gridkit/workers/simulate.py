@@ -5,13 +5,13 @@ Events, checks, averaging, rows and arithmetic are those of the node, so the mod
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gridkit import threads
 from gridkit.errors import ErrorCode, NotFoundError, UsageError
 from gridkit.federated import cycle, history
 from gridkit.federated.aggregate import aggregate
@@ -129,7 +129,7 @@ class Simulation(RunSource):
             except Exception as error:  # noqa: BLE001  a defect here must end the Run, which raises it
                 fail(error)
 
-        threading.Thread(target=work, name="gridkit-simulate", daemon=True).start()
+        threads.start(work, name="gridkit-simulate", end=lambda: self._stops.append(True))
 
     async def model(self, checkpoint: int | None) -> dict[str, Array]:
         return self.model_for_thread(max(self._models) if checkpoint is None else checkpoint)
