@@ -265,7 +265,7 @@ class SessionCore(Generic[RunT]):
         loop = asyncio.get_running_loop()
 
         def lost(gone: Sequence[Client], reason: str) -> None:
-            asyncio.run_coroutine_threadsafe(self._give_up(name, version, gone, reason), loop)
+            loop.call_soon_threadsafe(self._spawn, self._give_up(name, version, gone, reason))
 
         self._spawn(asyncio.to_thread(self._pool.run, self.url, name, version, members, processes, lost))
         return run
@@ -318,13 +318,20 @@ class SessionCore(Generic[RunT]):
         return next(v for v in (f"{n}.0" for n in range(1, len(taken) + 2)) if v not in taken)
 
     async def _give_up(self, name: str, version: str, clients: Sequence[Client], reason: str) -> None:
-        """Report for clients whose process can't be kept alive, so that the cycle needn't wait for them."""
-        for client in clients:
-            job = JobClient(self._link, name, version, auth_token=client.token)
-            await job.authenticate()
-            answer = await job.request_cycle()
+        """Report for clients whose process can't be kept alive, round by round, so that nobody waits for them."""
+        await asyncio.gather(*(self._report_lost(name, version, client, reason) for client in clients))
+
+    async def _report_lost(self, name: str, version: str, client: Client, reason: str) -> None:
+        job = JobClient(self._link, name, version, auth_token=client.token)
+        await job.authenticate()
+        seen = 0
+        while True:
+            answer = await job.request_cycle(20.0, seen)
+            seen = answer.sequence
             if isinstance(answer, Cycle):
                 await job.report_error(answer, {"type": "WorkerLost", "message": reason, "traceback": ""})
+            elif answer.timeout is None:
+                return
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -121,7 +121,7 @@ def _worker(options: argparse.Namespace) -> int:
     client = Client(x, y, _token(options.token_file), options.label, known)
 
     async def work() -> None:
-        link = Link(options.url, patience=None)
+        link = Link(options.url, patience=None, say=lambda line: print(line, file=sys.stderr, flush=True))
         try:
             await Worker(link, options.name, options.version, [client], on_identity=remember).run()
         finally:

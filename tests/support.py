@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,29 @@ from typing import Any
 import httpx
 import numpy as np
 
+from gridkit.plans.plan import Input, Node, Output, Plan, Ref
 from gridkit.wire.state import pack_state
+
+MODEL = {"w": np.zeros((3, 2), np.float32), "b": np.zeros(2, np.float32)}
+DIFF = {"w": np.full((3, 2), 0.5, np.float32), "b": np.full(2, -1.0, np.float32)}
+
+
+def tiny_plan() -> bytes:
+    """A valid plan (one multiplication) for `MODEL`; a node checks its form and never runs it."""
+    inputs = (Input(0, "w", "param", "float32", (3, 2)), Input(1, "b", "param", "float32", (2,)))
+    node = Node("aten.mul.Tensor", (Ref(0), Ref(1)), (), (2,))
+    return Plan("tiny", inputs, (Output(2, "w", "param"), Output(1, "b", "param")), (node,)).to_bytes()
+
+
+def host_files(plan: bytes, server: dict[str, Any], name: str, version: str = "1.0", model: Any = None) -> Any:
+    """The parts of a host-training form."""
+    config = {"client_config": {"name": name, "version": version}, "server_config": server, "plans": ["training_plan"]}
+    return {
+        "config": ("config", json.dumps(config).encode(), "application/json"),
+        "model": ("model", pack_state(MODEL if model is None else model), "application/octet-stream"),
+        "plan0": ("plan0", plan, "application/octet-stream"),
+    }
+
 
 TOKEN = "owner-token-of-the-tests"
 READY = "gridkit node ready at "
@@ -103,8 +126,6 @@ class RawWorker:
 
 def rows(node: NodeUnderTest, run: str, until: str = "finished", seconds: float = 30) -> list[dict[str, Any]]:
     """The run's published rows, up to the first of the kind `until`."""
-    import json
-
     got = []
     with node.http() as http, http.stream("GET", "/events", params={"after": 0, "run": run}, timeout=seconds) as stream:
         for line in stream.iter_lines():

@@ -7,7 +7,7 @@ import itertools
 import json
 import random
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -45,14 +45,24 @@ class Link:
         url: ``http://host:port``, perhaps with a path.
         token: sent as `Authorization: Bearer`; never shown.
         patience: seconds for which an unreachable node is tried again, with growing, jittered pauses. None is for ever.
+        say: told, once a trouble, that it is there and that it is over.
     """
 
-    def __init__(self, url: str, token: str | None = None, *, patience: float | None = 0.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        patience: float | None = 0.0,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(f"{url!r} isn't a node's address", 'pass one such as "http://127.0.0.1:5000"')
         self.url = url.rstrip("/")
         self.patience = patience
+        self._say = say
+        self._in_trouble = False
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
         verify: ssl.SSLContext | bool = ssl.create_default_context() if parts.scheme == "https" else False
         self._http = httpx.AsyncClient(
@@ -87,10 +97,16 @@ class Link:
                 failure: Exception = self._unreachable(error)
             else:
                 if response.status_code not in _AGAIN:
+                    if self._in_trouble:
+                        self._in_trouble = False
+                        self._say(f"the node at {self.url} answers again")
                     return self._good(response)
                 failure = _error(response)
             if self.patience is not None and waited >= self.patience:
                 raise failure from None
+            if not self._in_trouble:
+                self._in_trouble = True
+                self._say(f"{str(failure).splitlines()[0]}; trying again")
             pause = random.uniform(0.5, 1.0) * min(5.0, 0.05 * 2 ** min(attempt, 10))
             if self.patience is not None:
                 pause = min(pause, self.patience - waited)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
 
 from gridkit.errors import ErrorCode, NodeError, NotFoundError
 from gridkit.federated import cycle, history
@@ -235,7 +236,7 @@ class Rounds:
             try:
                 await self._aggregate_once(process, order)
                 break
-            except OSError as error:
+            except (OSError, OperationalError) as error:
                 self._complain(f"{process.title}: cycle {order.sequence} can't be averaged yet", error)
                 await asyncio.sleep(pause)
                 pause = min(60.0, pause * 2)
@@ -316,8 +317,12 @@ class Rounds:
             rows = await self.db.read(lambda c: c.execute(nearest).all())
             now = self.clock()
             due = [row.id for row in rows if row.deadline <= now]
-            for process_id in due:
-                await self.apply(process_id, cycle.Tick)
+            try:
+                for process_id in due:
+                    await self.apply(process_id, cycle.Tick)
+            except (OSError, OperationalError) as error:
+                self._complain("a deadline can't be kept yet", error)
+                await asyncio.sleep(1)
             if not due:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._timer_due.wait(), rows[0].deadline - now if rows else None)

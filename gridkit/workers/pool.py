@@ -99,10 +99,13 @@ class _Process:
         self.log.seek(0, 2)
         return text or "(nothing)"
 
-    def close(self) -> None:
+    def hang_up(self) -> None:
+        """Ask it to end: its input is closed."""
         if self.child.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self.child.stdin.close()
+
+    def close(self) -> None:
         try:
             self.child.wait(5)
         except subprocess.TimeoutExpired:
@@ -163,6 +166,8 @@ class Pool:
     def close(self) -> None:
         """End all processes."""
         self.closed = True
+        for process in self._processes:
+            process.hang_up()
         for process in self._processes:
             process.close()
         self._processes.clear()

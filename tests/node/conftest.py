@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 
-from gridkit.plans.plan import Input, Node, Output, Plan, Ref
-from gridkit.wire.state import pack_state
-from tests.support import NodeUnderTest
-
-MODEL = {"w": np.zeros((3, 2), np.float32), "b": np.zeros(2, np.float32)}
-DIFF = {"w": np.full((3, 2), 0.5, np.float32), "b": np.full(2, -1.0, np.float32)}
+from tests.support import NodeUnderTest, host_files, tiny_plan
 
 
 @pytest.fixture(scope="module")
@@ -26,19 +19,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeUnderTest]:
 
 @pytest.fixture(scope="session")
 def plan_bytes() -> bytes:
-    """A valid plan (one multiplication); the node checks its form and never runs it."""
-    inputs = (Input(0, "w", "param", "float32", (3, 2)), Input(1, "b", "param", "float32", (2,)))
-    node = Node("aten.mul.Tensor", (Ref(0), Ref(1)), (), (2,))
-    return Plan("tiny", inputs, (Output(2, "w", "param"), Output(1, "b", "param")), (node,)).to_bytes()
-
-
-def host_files(plan: bytes, server: dict[str, Any], name: str, version: str = "1.0") -> dict[str, Any]:
-    config = {"client_config": {"name": name, "version": version}, "server_config": server, "plans": ["training_plan"]}
-    return {
-        "config": ("config", json.dumps(config).encode(), "application/json"),
-        "model": ("model", pack_state(MODEL), "application/octet-stream"),
-        "plan0": ("plan0", plan, "application/octet-stream"),
-    }
+    return tiny_plan()
 
 
 @pytest.fixture

@@ -19,8 +19,7 @@ import pytest
 import websockets
 
 from gridkit.wire.state import pack_state
-from tests.node.conftest import DIFF, MODEL, host_files
-from tests.support import NodeUnderTest, RawWorker, rows
+from tests.support import DIFF, MODEL, NodeUnderTest, RawWorker, host_files, rows
 
 
 def everything(node: NodeUnderTest) -> tuple[list[tuple], dict[str, bytes]]:

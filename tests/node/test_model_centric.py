@@ -12,8 +12,7 @@ import pytest
 import websockets
 
 from gridkit.wire.state import pack_state, read_state
-from tests.node.conftest import DIFF, MODEL, host_files
-from tests.support import TOKEN, NodeUnderTest, RawWorker, rows, wait_for
+from tests.support import DIFF, MODEL, TOKEN, NodeUnderTest, RawWorker, host_files, rows, wait_for
 
 
 def test_one_round_by_hand(node: NodeUnderTest, host) -> None:

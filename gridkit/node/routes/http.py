@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, BinaryIO
 
+from sqlalchemy.exc import OperationalError
 from starlette.concurrency import iterate_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -133,20 +137,33 @@ async def on_disconnect(_request: Request, _error: Exception) -> Response:
     return Response(status_code=400)  # nobody is there to read it
 
 
-async def on_disk_error(_request: Request, _error: Exception) -> Response:
-    full = LimitError("the node has no room left on its disk", code=ErrorCode.NO_ROOM, status=507)
-    return JSONResponse(error_body(full), 507)
+async def on_http_error(_request: Request, error: Exception) -> Response:
+    """Starlette's own: no such path, no such method, a form that can't be read."""
+    assert isinstance(error, HTTPException)
+    code = ErrorCode.NOT_FOUND if error.status_code == 404 else ErrorCode.BAD_REQUEST
+    return JSONResponse({"error": str(error.detail), "code": str(code)}, error.status_code, error.headers)
 
 
-async def on_crash(_request: Request, _error: Exception) -> Response:
-    """A defect of the node. uvicorn writes the traceback to the node's own log; the peer gets a code."""
-    error = NodeError("the node failed; its log says why", code=ErrorCode.INTERNAL)
-    return JSONResponse(error_body(error), 500)
+async def on_store_error(request: Request, error: Exception) -> Response:
+    return await on_gridkit_error(request, store_error(error))
+
+
+def store_error(error: Exception) -> NodeError:
+    """What a peer is told when the disk or the database failed; whatever is no common accident goes to the log."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if full or (isinstance(error, OperationalError) and "full" in str(error.orig)):
+        return LimitError("the node has no room left on its disk", code=ErrorCode.NO_ROOM, status=507)
+    if isinstance(error, OperationalError) and "locked" in str(error.orig):
+        return NodeError("the node's database is locked", "try again", code=ErrorCode.BUSY, status=503)
+    logging.getLogger("gridkit.node").error("the node failed", exc_info=error)
+    return NodeError("the node failed; its log says why", code=ErrorCode.INTERNAL)
 
 
 HANDLERS: dict[Any, Any] = {
     GridkitError: on_gridkit_error,
+    HTTPException: on_http_error,
     ClientDisconnect: on_disconnect,
-    OSError: on_disk_error,
-    Exception: on_crash,
+    OSError: on_store_error,
+    OperationalError: on_store_error,
+    Exception: on_store_error,
 }

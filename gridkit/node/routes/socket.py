@@ -10,12 +10,14 @@ import io
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from sqlalchemy.exc import OperationalError
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gridkit.errors import ErrorCode, GridkitError, NodeError
 from gridkit.node import messages
 from gridkit.node.guard import Principal, Role, error_body
+from gridkit.node.routes.http import store_error
 from gridkit.node.routes.model_centric import take_report
 from gridkit.node.service import Service
 
@@ -75,6 +77,8 @@ class Connection:
             data = await handler(self, envelope.data)
         except GridkitError as error:
             data = {"status": "error", **error_body(error)}
+        except (OSError, OperationalError) as error:
+            data = {"status": "error", **error_body(store_error(error))}
         return {"type": kind, "data": data, **reply}
 
 
