@@ -25,11 +25,12 @@ ARROWS: dict[str, set[str]] = {
     "node": {"federated", "wire", "plans"},
     "client": {"wire", "plans"},
     "workers": {"plans", "client", "federated", "wire"},
-    "bridge": set(),
-    "results": {"federated"},
+    "bridge": {"waitloop"},
+    "waitloop": set(),
+    "results": {"federated", "wire"},
 }
 # The simulator is a worker and a node in one process: what it gives back is a Run.
-MORE_ARROWS = {"gridkit/workers/simulate.py": {"run"}}
+MORE_ARROWS = {"gridkit/workers/simulate.py": {"run", "threads"}}
 # Node and client pass plans on and check their form; they never trace or run one.
 ONLY_THE_FORM = {"node", "client"}
 FORM_OF_PLANS = {"gridkit.plans.form", "gridkit.plans.plan", "gridkit.plans.ops"}
