@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import hashlib
 import importlib
-import importlib.util
 import json
 import os
 import sys
@@ -65,8 +64,6 @@ def _parser() -> argparse.ArgumentParser:
     worker.set_defaults(command=_worker)
 
     for name, text in (("demo", "run the main job on real data"), ("lab", "open JupyterLab on the notebooks")):
-        if importlib.util.find_spec(f"gridkit.{name}") is None:
-            continue
         module = importlib.import_module(f"gridkit.{name}")
         command = commands.add_parser(name, help=text, description=module.__doc__)
         module.add_arguments(command)

@@ -13,7 +13,7 @@ from gridkit.errors import AccessError, ErrorCode
 from gridkit.node.guard import ANONYMOUS, OPEN_TO_ALL, OWNER, RULES, Principal, Role, Tokens
 
 TOKEN = "owner-token-of-the-test"
-SECRET = "s" * 43
+SECRET = "s" * 64
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_any_other_text_is_refused_with_one_error(text: str) -> None:
 @pytest.mark.parametrize(
     "forged",
     [
-        jwt.encode({"role": "worker", "process": "p"}, "another secret of 43 characters..........."),
+        jwt.encode({"role": "worker", "process": "p"}, "t" * 64),
         jwt.encode({"role": "worker", "process": "p"}, SECRET, algorithm="HS512"),
         jwt.encode({"role": "worker", "process": "p"}, None, algorithm="none"),
         jwt.encode({"role": "worker"}, SECRET),
