@@ -27,14 +27,11 @@ import concurrent.futures
 import contextlib
 import contextvars
 import functools
-import importlib
 import inspect
 import os
 import signal
-import sys
 import threading
 import time
-import warnings
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
@@ -42,38 +39,18 @@ from types import FrameType, TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from gridkit.errors import GridkitError, NodeUnreachable, UsageError
+from gridkit.waitloop import NEST_LIBRARIES, GridkitLoop, WaitLoop, how_to_wait, new_wait_loop
 
 T = TypeVar("T")
 R = TypeVar("R")
 Core = TypeVar("Core")
 P = ParamSpec("P")
 
-_NEST_LIBRARIES = ("nest_asyncio2", "nest_asyncio")
 _MAX_DEPTH = 24  # waits inside callbacks inside waits …: deeper ones are plain (each takes a dozen frames)
 _POLL_SECONDS = 1.0  # a plain wait looks up this often: on Windows a lock can't be interrupted otherwise
 _SLICE_SECONDS, _REST_SECONDS = 0.002, 0.01  # how an idle kernel goes on with callbacks that a wait left unfinished
 _EXIT_SECONDS = 2.0  # for closing connections when the interpreter ends
-_PLUMBING = frozenset({"asyncio", "concurrent", "selectors", "threading", "contextlib", *_NEST_LIBRARIES})
-
-
-class _Loop(asyncio.SelectorEventLoop):
-    """An event loop that a forked child may drop.
-
-    The child shares the parent's epoll object: `close`, which asyncio's finalizer calls, would take the parent's
-    sockets out of it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._process = os.getpid()
-
-    def __del__(self) -> None:
-        if self._process == os.getpid():
-            super().__del__()
-
-
-class WaitLoop(_Loop):
-    """Where the main thread waits. nest_asyncio patches a loop's class, so ours is the only one that it touches."""
+_PLUMBING = frozenset({"asyncio", "concurrent", "selectors", "threading", "contextlib", *NEST_LIBRARIES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +79,7 @@ class Bridge:
     def _reset(self) -> None:
         """Start from nothing: at first, and in a forked child, where none of the parent's threads exist."""
         self._lock = threading.Lock()
-        self._io: _Loop | None = None
+        self._io: GridkitLoop | None = None
         self._thread: threading.Thread | None = None
         self._wait_loop: WaitLoop | None = None
         self._waiting: list[_Place] = []  # the main thread's waits, innermost last
@@ -123,7 +100,7 @@ class Bridge:
             if self._io is None or self._thread is None or not self._thread.is_alive():
                 if self._closed:
                     raise NodeUnreachable("gridkit is closed: the interpreter is ending")
-                self._io = _Loop()
+                self._io = GridkitLoop()
                 self._thread = threading.Thread(target=_serve, args=(self._io,), name="gridkit-io", daemon=True)
                 self._thread.start()
             return self._io
@@ -298,12 +275,12 @@ class Bridge:
                 "a blocking gridkit call was made on gridkit's own network thread, where it could never end",
                 "make the callback an async function and await the same method of gridkit.aio",
             )
-        if _how_to_wait() == "plain" or threading.current_thread() is not threading.main_thread():
+        if how_to_wait() == "plain" or threading.current_thread() is not threading.main_thread():
             return None
         if len(self._waiting) >= _MAX_DEPTH and self._nested():
             return None
         if self._wait_loop is None:
-            self._wait_loop = _new_wait_loop()
+            self._wait_loop = new_wait_loop()
         return self._wait_loop
 
     def _wait_plainly(self, coro: Coroutine[Any, Any, T], timeout: float | None) -> T:
@@ -371,54 +348,6 @@ class Bridge:
         loop.close()
 
 
-def _how_to_wait() -> str:
-    how = os.environ.get("GRIDKIT_WAIT", "")
-    if how not in ("", "plain", *_NEST_LIBRARIES):
-        raise UsageError(f"GRIDKIT_WAIT is {how!r}", f"unset it, or use one of plain, {', '.join(_NEST_LIBRARIES)}")
-    return how
-
-
-def _new_wait_loop() -> WaitLoop:
-    """A `WaitLoop` made re-entrant by nest_asyncio."""
-    for name in (_how_to_wait(),) if _how_to_wait() in _NEST_LIBRARIES else _NEST_LIBRARIES:
-        try:
-            library = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name != name or name == _NEST_LIBRARIES[-1]:
-                raise
-        else:
-            break
-    loop = WaitLoop()
-    with _asyncio_left_alone(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nest_asyncio2's, that the user applied nest_asyncio: not to this loop
-        library.apply(loop)
-    return loop
-
-
-@contextlib.contextmanager
-def _asyncio_left_alone() -> Iterator[None]:
-    """Take back what nest_asyncio's `apply` changes beside the loop it is given.
-
-    It makes all tasks of the process pure Python ones, replaces `asyncio.run` by one that neither closes its loop nor
-    works under uvloop, and patches the loop policy. A re-entrant loop needs none of this since Python 3.7.
-    """
-    places: list[Any] = [asyncio, asyncio.events, asyncio.futures, asyncio.tasks]
-    if sys.version_info < (3, 14):
-        places.append(type(asyncio.get_event_loop_policy()))
-    if "tornado.concurrent" in sys.modules:
-        places.append(sys.modules["tornado.concurrent"])
-    before = [dict(vars(place)) for place in places]
-    try:
-        yield
-    finally:
-        for place, names in zip(places, before, strict=True):
-            for name, value in dict(vars(place)).items():
-                if name not in names:
-                    delattr(place, name)
-                elif value is not names[name]:
-                    setattr(place, name, names[name])
-
-
 def _running_loop() -> asyncio.AbstractEventLoop | None:
     try:
         return asyncio.get_running_loop()
@@ -448,7 +377,7 @@ def _result(future: concurrent.futures.Future[T], timeout: float | None) -> T:
 
 def _trim(error: BaseException) -> None:
     """Take the frames of asyncio and of this file from `error`; gridkit's own errors say all in their text."""
-    if _how_to_wait() == "plain":
+    if how_to_wait() == "plain":
         return
     traceback: TracebackType | None = None if isinstance(error, GridkitError) else error.__traceback__
     while traceback is not None:
@@ -480,7 +409,7 @@ async def _all_done(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.wait(tasks, timeout=_EXIT_SECONDS)
 
 
-def _serve(loop: _Loop) -> None:
+def _serve(loop: GridkitLoop) -> None:
     """The I/O thread: run `loop` until it is stopped, then cancel what is left, so that every waiter wakes up."""
     asyncio.set_event_loop(loop)
     try:

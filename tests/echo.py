@@ -23,10 +23,11 @@ CALLBACK_SECONDS = 20  # how long the server waits for a client's answer
 
 
 class EchoServer:
-    """Answers echo, sleep, call_back; notes cancels and connections. A context manager."""
+    """Answers echo, sleep, call_back; notes calls, cancels and connections. A context manager."""
 
     def __init__(self, **keepalive: float) -> None:
         self.keepalive = keepalive
+        self.started: list[str] = []
         self.cancelled: list[str] = []
         self.connections = 0
         self.loop = asyncio.new_event_loop()
@@ -64,6 +65,7 @@ class EchoServer:
 
         async def answer(number: int, name: str, args: list[Any]) -> None:
             result: Any = None
+            self.started.append(name)
             try:
                 if name == "echo":
                     result = args[0]
