@@ -20,6 +20,10 @@ from gridkit.plans.trace import trace
 from gridkit.plans.weighting import Loss, check_loss, weighted
 
 
+_PROBE = 11
+"""Samples on which the loss is tried: a number that no dimension of a model is likely to have."""
+
+
 def training_plan(
     model: torch.nn.Module,
     loss: Loss,
@@ -126,8 +130,7 @@ def _state(model: torch.nn.Module) -> dict[str, _Held]:
 
 def _try_loss(model: torch.nn.Module, state: Mapping[str, _Held], loss: Loss, x: torch.Tensor, y: torch.Tensor) -> None:
     """Run model and loss once, eagerly, on a few samples, to see that the loss can be weighted."""
-    count = min(len(x), 8)
-    index = torch.arange(max(count, 2)) % count
+    index = torch.arange(_PROBE) % len(x)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
             output = model(x[index])

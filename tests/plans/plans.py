@@ -43,10 +43,10 @@ def batch(size: int, shape: Sequence[int] = (12,), seed: int = 0) -> tuple[torch
 
 
 @cache
-def traced(kind: str, lr: float = 0.1, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False) -> Plan:
-    """A plan of one of the models; traced once a session."""
+def traced(kind: str, **options: Any) -> Plan:
+    """A plan of one of the models with `SGD(0.1, **options)`; traced once a session."""
     torch.manual_seed(0)
-    optimizer = SGD(lr, momentum, weight_decay, nesterov)
+    optimizer = SGD(0.1, **options)
     return training_plan(MODELS[kind](), F.cross_entropy, optimizer, batch(8, SHAPES[kind]))
 
 

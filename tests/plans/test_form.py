@@ -63,9 +63,7 @@ def test_reads_a_plan_written_by_hand() -> None:
     plan = Plan.from_bytes(pack(small(), ONES))
     assert plan.state == (TensorSpec("p", "float32", (3,)),) == plan.averaged
     assert plan.optimizer_state == ()
-    assert repr(plan) == (
-        "<Plan 'small': 5 operations, 1 parameters (3 values), x float32[B, 3], y int64[B], lr 0.1>"
-    )
+    assert repr(plan) == ("<Plan 'small': 5 operations, 1 parameters (3 values), x float32[B, 3], y int64[B], lr 0.1>")
     dry_run(plan, 4)
 
 
