@@ -19,7 +19,6 @@ from gridkit.plans.simplify import Trace
 from gridkit.plans.trace import trace
 from gridkit.plans.weighting import Loss, check_loss, weighted
 
-
 _PROBE = 11
 """Samples on which the loss is tried: a number that no dimension of a model is likely to have."""
 

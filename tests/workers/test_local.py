@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -216,3 +218,19 @@ def test_every_tensor_that_enters_the_plan_is_aligned(monkeypatch: pytest.Monkey
     monkeypatch.setattr(local, "program", watched)
     train(batch_size=5)
     assert seen and set(seen) == {0}
+
+
+def test_a_worker_needs_nothing_of_the_tracer() -> None:
+    """Tracing loads sympy and torch._dynamo, over a second; training a plan that came as bytes must not."""
+    code = (
+        "import sys, numpy as np\n"
+        "from gridkit.plans.plan import Plan\n"
+        "from gridkit.workers.local import train_client\n"
+        "plan = Plan.from_bytes(sys.stdin.buffer.read())\n"
+        "state = {s.name: np.ones(s.shape, s.dtype) for s in plan.state}\n"
+        "x, y = np.ones((5, 12), np.float32), np.zeros(5, np.int64)\n"
+        "result = train_client(plan, state, x, y, batch_size=2, seed=0, round=1, slot=0)\n"
+        "print(result.updates, *sorted({'sympy', 'torch._dynamo'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=PLAN.to_bytes(), capture_output=True, check=True)
+    assert done.stdout.split() == [b"3"]
