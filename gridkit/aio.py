@@ -8,11 +8,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from gridkit.plans.plan import Plan
 from gridkit.run import AsyncRun, RunBase, RunSource
 from gridkit.workers.pool import Pool
 from gridkit.workers.settings import configurations, shards, start_state
+from gridkit.workers.simulate import simulate_async
 from gridkit.workers.worker import Client
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 Run = AsyncRun
 RunT = TypeVar("RunT", bound=RunBase)
+P = ParamSpec("P")
 Spawn = Callable[[Coroutine[Any, Any, Any]], None]
 PATIENCE = 30.0
 """seconds for which a session waits for a node that doesn't answer, such as one that is being started again"""
@@ -420,3 +423,15 @@ def stored_token(url: str) -> str | None:
         raise UsageError(f"{file} can be read by others", f"chmod 600 {file}")
     token = json.loads(file.read_text()).get(url.rstrip("/"))
     return None if token is None else str(token)
+
+
+def _coroutine(function: Callable[P, AsyncRun]) -> Callable[P, Coroutine[Any, Any, AsyncRun]]:
+    @functools.wraps(function)
+    async def simulate(*args: P.args, **kwargs: P.kwargs) -> AsyncRun:
+        return function(*args, **kwargs)
+
+    return simulate
+
+
+simulate = _coroutine(simulate_async)
+"""Train without a node; the arguments of `gridkit.simulate`. Returns at once, with an `AsyncRun`."""

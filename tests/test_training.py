@@ -175,8 +175,8 @@ def test_await_run_and_the_async_session() -> None:
             assert await run is run
             again = await grid.run("async")
             await again.wait(20)
-            simulated = gk.simulate(model, plan, clients=data, rounds=2)
-            await simulated
+            simulated = await gk.aio.simulate(model, plan, clients=data, rounds=2)
+            assert await simulated.wait(20) is simulated
             assert gk.verify(simulated, gk.simulate(model, plan, clients=data, rounds=2).wait())
             return len(run.metrics), await run.fetch_model()
 

@@ -5,9 +5,10 @@ Events, checks, averaging, rows and arithmetic are those of the node, so the mod
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from gridkit.federated.aggregate import aggregate
 from gridkit.federated.checks import Verdict, check_report
 from gridkit.federated.rules import CycleRules
 from gridkit.plans.plan import Plan
-from gridkit.run import Evaluate, Run, RunSource
+from gridkit.run import AsyncRun, Evaluate, Run, RunBase, RunSource
 from gridkit.wire.tensors import Array, Arrays
 from gridkit.workers.local import train_client
 from gridkit.workers.settings import LocalSettings, configurations, described, shards, start_state
@@ -27,7 +28,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def simulate(
+RunT = TypeVar("RunT", bound=RunBase)
+P = ParamSpec("P")
+
+
+def _simulate(
+    kind: type[RunT],
     model: nn.Module,
     plan: Plan,
     *,
@@ -50,7 +56,7 @@ def simulate(
     keep_last: int = 20,
     keep_every: int = 0,
     engine: str = "inline",
-) -> Run:
+) -> RunT:
     """Train without a node: the same arguments as `grid.train`, the same Run, the same model bit for bit.
 
     Returns at once; the training runs on a thread of this process, one client after the other.
@@ -87,7 +93,7 @@ def simulate(
         keep_every=keep_every,
     )
     source = Simulation(start_state(model, plan), plan, data, client_config, server_config)
-    return Run(
+    return kind(
         name,
         version,
         source,
@@ -98,6 +104,23 @@ def simulate(
         settings=client_config,
         evaluate=evaluate,
     )
+
+
+def _face(kind: type[RunT], function: Callable[Concatenate[type[RunT], P], RunT]) -> Callable[P, RunT]:
+    """`simulate` for this kind of Run, with its signature: one for plain cells, one for `gridkit.aio`."""
+
+    def simulate(*args: P.args, **kwargs: P.kwargs) -> RunT:
+        return function(kind, *args, **kwargs)
+
+    signature = inspect.signature(function)
+    parameters = list(signature.parameters.values())[1:]
+    simulate.__signature__ = signature.replace(parameters=parameters, return_annotation=kind)  # type: ignore[attr-defined]
+    simulate.__doc__ = function.__doc__
+    return simulate
+
+
+simulate = _face(Run, _simulate)
+simulate_async = _face(AsyncRun, _simulate)
 
 
 class Simulation(RunSource):
