@@ -71,7 +71,8 @@ class Timed(FedAvg):
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Any:
         answers = list(replies)
-        assert len(answers) == task.CLIENTS and not any(reply.has_error() for reply in answers)
+        errors = [reply.error for reply in answers if reply.has_error()]
+        assert len(answers) == task.CLIENTS and not errors, errors[:1]
         aggregated = super().aggregate_train(server_round, answers)
         self.ended.append(time.perf_counter())
         return aggregated
