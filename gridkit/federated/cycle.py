@@ -214,7 +214,10 @@ def check_key(state: CycleState, worker: str, request_key: str) -> Assignment:
                 return assignment
             raise ConflictError("the cycle of this request key is closed", code=ErrorCode.CYCLE_CLOSED, status=409)
     raise AccessError(
-        "the request key isn't this worker's", "ask for the cycle again", code=ErrorCode.BAD_KEY, status=401
+        "the request key isn't this worker's, or is from an older round",
+        "ask for the cycle again",
+        code=ErrorCode.BAD_KEY,
+        status=401,
     )
 
 
@@ -270,7 +273,7 @@ def _reported(state: CycleState, event: ReportCame) -> Decided:
         if known is not None and _same(known.request_key, event.request_key):
             break
     else:
-        return refused(ErrorCode.BAD_KEY, "the request key isn't this worker's")
+        return refused(ErrorCode.BAD_KEY, "the request key isn't this worker's, or is from an older round")
     if known.digest == event.digest and known.status in (Status.ACCEPTED, Status.FAILED):
         return state, (Duplicate(event.worker),)
     if known.digest == event.digest and known.status is Status.REFUSED and event.verdict.code is not None:

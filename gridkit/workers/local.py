@@ -8,6 +8,7 @@ same alignment whatever the caller's arrays are.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from gridkit.plans.check import Value, dry_run
 from gridkit.plans.engine_torch import program, torch_dtype
 from gridkit.plans.plan import Input, Plan, Ref
 from gridkit.plans.shapes import Meta
+
+
+_training = threading.RLock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +113,20 @@ def train_client(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run torch at one thread: the bits of a sum depend on their number. The caller's number is restored."""
-    before = torch.get_num_threads()
-    if before != 1:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
+    """Run torch at one thread: the bits of a sum depend on their number. The caller's number is restored.
+
+    The number is in part the process's, so a process trains one client at a time: whoever restored it would else
+    change it under another's feet.
+    """
+    with _training:
+        before = torch.get_num_threads()
         if before != 1:
-            torch.set_num_threads(before)
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            if before != 1:
+                torch.set_num_threads(before)
 
 
 def _check_arguments(

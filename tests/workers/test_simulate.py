@@ -84,6 +84,24 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
     assert not difference and "'0.weight'" in repr(difference)
 
 
+def test_trainings_at_the_same_time_keep_their_bits_and_the_threads() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        alone = run(rounds=3).wait().state
+        together = [run(rounds=3) for _ in range(4)]
+        for one in together:
+            assert_same(one.wait().state, alone)
+        assert torch.get_num_threads() == 2
+        seen: list[int] = []
+        thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert seen == [2]
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_shards_may_be_tensors_or_arrays_of_any_layout() -> None:
     turned = [(np.asfortranarray(x), y[::-1][::-1]) for x, y in DATA]
     tensors = [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in DATA]
