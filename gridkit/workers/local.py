@@ -23,7 +23,6 @@ from gridkit.plans.engine_torch import program, torch_dtype
 from gridkit.plans.plan import Input, Plan, Ref
 from gridkit.plans.shapes import Meta
 
-
 _training = threading.RLock()
 
 
