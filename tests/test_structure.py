@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import configparser
+import importlib.metadata
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "gridkit"
@@ -225,14 +228,35 @@ def test_every_package_folder_is_installed_and_typed() -> None:
     assert (PACKAGE / "py.typed").exists()
 
 
-def test_constraints_pin_every_direct_dependency_within_its_bounds() -> None:
-    from packaging.requirements import Requirement
+def test_what_is_imported_is_declared() -> None:
+    """In setup.cfg: in install_requires, or in the extra "lab" for what only `gridkit demo` and `gridkit lab` need."""
+    declared = {name: {r.name.lower() for r in requirements} for name, requirements in declared_requirements().items()}
+    providers = importlib.metadata.packages_distributions()
+    wrong = []
+    for path in SOURCES:
+        allowed = declared["install_requires"] | (declared["lab"] if path.stem in ("demo", "lab") else set())
+        for module, line, _ in modules_imported(path):
+            top = module.split(".")[0]
+            if top == "gridkit" or top in sys.stdlib_module_names:
+                continue
+            distributions = {name.lower() for name in providers.get(top, [top])}
+            if not distributions & allowed:
+                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {module} of {', '.join(distributions)}")
+    assert wrong == []
 
+
+def declared_requirements() -> dict[str, list[Requirement]]:
     setup = configparser.ConfigParser(interpolation=None)
     setup.read(ROOT / "setup.cfg")
-    extras = setup["options.extras_require"]
-    lines = "\n".join([setup["options"]["install_requires"], *extras.values()]).splitlines()
-    wanted = [Requirement(line) for line in lines if line and not line.startswith("%(")]
+    lists = {"install_requires": setup["options"]["install_requires"], **setup["options.extras_require"]}
+    return {
+        name: [Requirement(line) for line in text.splitlines() if line and not line.startswith("%(")]
+        for name, text in lists.items()
+    }
+
+
+def test_constraints_pin_every_direct_dependency_within_its_bounds() -> None:
+    wanted = [requirement for requirements in declared_requirements().values() for requirement in requirements]
     pins = {}
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         if line and not line.startswith("#"):
