@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import os
@@ -20,7 +21,7 @@ import numpy as np
 from gridkit.client.job import Cycle, JobClient
 from gridkit.client.link import Link
 from gridkit.client.node import Hosted, NodeClient
-from gridkit.errors import AccessError, ErrorCode, NodeUnreachable, NotFoundError, UsageError
+from gridkit.errors import AccessError, ConflictError, ErrorCode, NodeUnreachable, NotFoundError, UsageError
 from gridkit.node.launch import NodeProcess
 from gridkit.plans.plan import Plan
 from gridkit.run import AsyncRun, RunBase, RunSource
@@ -332,7 +333,8 @@ class SessionCore(Generic[RunT]):
             answer = await job.request_cycle(20.0, seen)
             seen = answer.sequence
             if isinstance(answer, Cycle):
-                await job.report_error(answer, {"type": "WorkerLost", "message": reason, "traceback": ""})
+                with contextlib.suppress(ConflictError):  # the round closed meanwhile, without this client
+                    await job.report_error(answer, {"type": "WorkerLost", "message": reason, "traceback": ""})
             elif answer.timeout is None:
                 return
 

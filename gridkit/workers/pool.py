@@ -15,8 +15,8 @@ from typing import IO, Any, BinaryIO, cast
 from gridkit.workers.process import Job, write_job
 from gridkit.workers.worker import Client
 
-DEATHS = 5
-"""after so many deaths in a row of a process that holds a job, its clients are given up"""
+DEATHS = 8
+"""after so many deaths in a row, without a report between them, the clients of a process are given up"""
 
 OnLost = Callable[[Sequence[Client], str], None]
 
@@ -69,6 +69,8 @@ class _Process:
             self.ready.set()
             return
         self.deaths = 0
+        if event["event"] == "reported":
+            return
         job, on_lost = self.jobs.pop(event["job"])
         if event["event"] == "failed":
             on_lost(job.clients, f"{event['type']}: {event['message']}")

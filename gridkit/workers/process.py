@@ -8,6 +8,7 @@ needn't wait for it, and ends when its input closes, which happens when the sess
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import struct
@@ -85,7 +86,8 @@ def _say(**event: Any) -> None:
 async def _work(job: Job) -> None:
     link = Link(job.url, patience=None)
     try:
-        await Worker(link, job.name, job.version, job.clients).run()
+        reported = functools.partial(_say, event="reported", job=job.number)
+        await Worker(link, job.name, job.version, job.clients, on_report=reported).run()
     except GridkitError as error:
         _say(event="failed", job=job.number, message=error.message, type=type(error).__name__)
     else:

@@ -48,6 +48,7 @@ class Worker:
         name, version: of the training.
         clients: the shards that this process holds.
         on_identity: called with a client when the node has given it its worker id.
+        on_report: called when the node has answered a report.
         say: where one line of news goes.
     """
 
@@ -59,12 +60,14 @@ class Worker:
         clients: Sequence[Client],
         *,
         on_identity: Callable[[Client], None] = lambda client: None,
+        on_report: Callable[[], None] = lambda: None,
         say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
     ) -> None:
         self._link = link
         self._name, self._version = name, version
         self._clients = clients
         self._on_identity = on_identity
+        self._on_report = on_report
         self._say = say
         self._lane = ThreadPoolExecutor(1, thread_name_prefix="gridkit-train")
         self._talking = asyncio.Semaphore(8)
@@ -123,6 +126,7 @@ class Worker:
                     if error.code in (ErrorCode.UNAUTHENTICATED, ErrorCode.FORBIDDEN, ErrorCode.NOT_FOUND):
                         raise
                     self._say(f"{self._shard[job].label or 'worker'}: round {answer.sequence}: {error.message}")
+                self._on_report()
             return answer
 
     async def _work(self, job: JobClient, cycle: Cycle) -> None:
