@@ -11,7 +11,7 @@ import numpy as np
 from gridkit.errors import ErrorCode
 from gridkit.wire.tensors import TensorSource, TensorSpec
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 17
 UNUSUAL = 10.0
 """a norm above so many times the median of the cycle's accepted ones is worth a warning"""
 
