@@ -264,7 +264,9 @@ def test_failed_workers_are_named_and_grouped(grid: gk.Session, wired: bool) -> 
     with pytest.raises(gk.errors.WorkersFailed) as caught:
         run.wait(30)
     text = str(caught.value)
-    assert "3 of 6 workers failed in round 1" in text and "client 1, client 4: " in text and "client 3: NOT_FINITE" in text
+    assert (
+        "3 of 6 workers failed in round 1" in text and "client 1, client 4: " in text and "client 3: NOT_FINITE" in text
+    )
     assert "Try: run.debug('client" in text
     groups = {workers for workers, _ in caught.value.groups}
     assert {frozenset(group) for group in groups} == {frozenset({"client 1", "client 4"}), frozenset({"client 3"})}
