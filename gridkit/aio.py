@@ -12,6 +12,7 @@ import contextlib
 import functools
 import json
 import os
+import shlex
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 Run = AsyncRun
 RunT = TypeVar("RunT", bound=RunBase)
 P = ParamSpec("P")
+T = TypeVar("T")
 Spawn = Callable[[Coroutine[Any, Any, Any]], None]
 PATIENCE = 30.0
 """seconds for which a session waits for a node that doesn't answer, such as one that is being started again"""
@@ -63,7 +65,8 @@ class HostedTraining(Generic[RunT]):
     @property
     def command(self) -> str:
         """What a data holder types; the token goes into GRIDKIT_TOKEN."""
-        return f"gridkit worker {self._url} --name {self.name!r} --version {self.version!r} --data shard.npz"
+        name, version = shlex.quote(self.name), shlex.quote(self.version)
+        return f"gridkit worker {self._url} --name {name} --version {version} --data shard.npz"
 
 
 class NodeSource(RunSource):
@@ -93,11 +96,11 @@ class NodeSource(RunSource):
     async def model(self, checkpoint: int | None) -> dict[str, np.ndarray]:
         return await self._node.retrieve_model(self._name, self._version, checkpoint)
 
-    def model_for_thread(self, checkpoint: int) -> dict[str, np.ndarray]:
-        return asyncio.run_coroutine_threadsafe(self.model(checkpoint), self._loop).result()
-
     async def stop(self, now: bool) -> None:
         await self._node.stop(self._name, self._version, now=now)
+
+    def in_thread(self, call: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
 
 
 class SessionCore(Generic[RunT]):

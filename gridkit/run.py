@@ -14,8 +14,8 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from gridkit import results, threads
 from gridkit.bridge import BRIDGE
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from gridkit.workers.local import LocalResult
 
+T = TypeVar("T")
 Evaluate = Callable[[Any], Mapping[str, float] | None]
 
 _HEARTBEAT_SECONDS = 0.2
@@ -48,12 +49,12 @@ class RunSource(Protocol):
         """The model of a checkpoint (1 is the start), or the newest."""
         ...
 
-    def model_for_thread(self, checkpoint: int) -> dict[str, Array]:
-        """The same for the evaluating thread, which may block."""
-        ...
-
     async def stop(self, now: bool) -> None:
         """Stop after this round, or at once."""
+        ...
+
+    def in_thread(self, call: Coroutine[Any, Any, T]) -> T:
+        """What one of these calls gives, for the evaluating thread, which may block."""
         ...
 
 
@@ -359,7 +360,7 @@ class _Evaluator:
         while (job := self._todo.get()) is not None and not self._given_up:
             round, checkpoint = job
             try:
-                model = run._module(run._source.model_for_thread(checkpoint))
+                model = run._module(run._source.in_thread(run._source.model(checkpoint)))
             except GridkitError as error:
                 if error.code is ErrorCode.NOT_FOUND:
                     continue  # training ran ahead of evaluation and the node let this model go: the row stays empty
@@ -374,6 +375,7 @@ class _Evaluator:
                 )
                 failed.__cause__ = error
                 run._end(failed)
+                run._source.in_thread(run._source.stop(False))  # nobody would look at what comes now
                 return
             with run._lock:
                 run._evaluated[round] = values

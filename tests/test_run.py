@@ -30,6 +30,7 @@ from gridkit.errors import (
 from gridkit.federated.history import Row
 from gridkit.run import AsyncRun, Run
 from gridkit.wire.tensors import Array
+from tests.support import wait_for
 
 matplotlib.use("Agg")
 
@@ -46,12 +47,13 @@ class Source:
         self.take, self.fail = take, fail
 
     async def model(self, checkpoint: int | None) -> dict[str, Array]:
-        return self.model_for_thread(max(self.models) if checkpoint is None else checkpoint)
-
-    def model_for_thread(self, checkpoint: int) -> dict[str, Array]:
+        checkpoint = max(self.models) if checkpoint is None else checkpoint
         if checkpoint not in self.models:
             raise NotFoundError("gone", code=ErrorCode.NOT_FOUND, status=404)
         return self.models[checkpoint]
+
+    def in_thread(self, call: Any) -> Any:
+        return asyncio.run(call)
 
     async def stop(self, now: bool) -> None:
         self.stops.append(now)
@@ -392,6 +394,7 @@ def test_an_evaluate_that_raises_ends_the_waiting_with_the_original_as_cause() -
     with pytest.raises(EvaluationFailed) as raised:
         run.wait(30)
     assert raised.value.__cause__ is original
+    wait_for(lambda: source.stops == [False], what="a stop after the round")
     assert "round 1" in raised.value.message and "my bug" in raised.value.message
     with pytest.raises(EvaluationFailed) as again:
         run.wait(30)

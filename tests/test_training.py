@@ -295,10 +295,12 @@ def test_evaluate_that_raises_is_raised_by_wait(grid: gk.Session) -> None:
     def evaluate(model: nn.Module) -> dict[str, float]:
         raise LookupError("mine")
 
-    run = grid.train(model, plan_of(model, data), name="evaluate", clients=data, rounds=2, evaluate=evaluate)
+    run = grid.train(model, plan_of(model, data), name="evaluate", clients=data, rounds=10_000, evaluate=evaluate)
     with pytest.raises(gk.errors.EvaluationFailed, match="LookupError after round 1") as caught:
         run.wait(30)
     assert isinstance(caught.value.__cause__, LookupError)
+    again = grid.runs["evaluate", run.version]
+    assert again.wait(30).status == "stopped"
 
 
 @pytest.mark.parametrize(

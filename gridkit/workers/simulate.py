@@ -5,9 +5,10 @@ Events, checks, averaging, rows and arithmetic are those of the node, so the mod
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 RunT = TypeVar("RunT", bound=RunBase)
 P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def _simulate(
@@ -155,10 +157,7 @@ class Simulation(RunSource):
         threads.start(work, name="gridkit-simulate", end=lambda: self._stops.append(True))
 
     async def model(self, checkpoint: int | None) -> dict[str, Array]:
-        return self.model_for_thread(max(self._models) if checkpoint is None else checkpoint)
-
-    def model_for_thread(self, checkpoint: int) -> dict[str, Array]:
-        model = self._models.get(checkpoint)
+        model = self._models.get(max(self._models) if checkpoint is None else checkpoint)
         if model is None:
             raise NotFoundError(
                 f"checkpoint {checkpoint} isn't kept", "use a larger keep_last", code=ErrorCode.NOT_FOUND, status=404
@@ -167,6 +166,9 @@ class Simulation(RunSource):
 
     async def stop(self, now: bool) -> None:
         self._stops.append(now)
+
+    def in_thread(self, call: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run(call)
 
     def _run(self) -> None:
         self._state, decisions = cycle.CycleState.start(self._rules, time.time())
