@@ -121,15 +121,18 @@ def plain_fedavg(model: nn.Module, clients: list[Any], rounds: int, seed: int) -
 
 
 @pytest.mark.timeout(300)
-def test_digits_over_ten_seeds(grid: gk.Session) -> None:
-    """No worse than the plain loop, and 0.93 on average, over the wire with two worker processes."""
+@pytest.mark.parametrize("seeds", [3, pytest.param(10, marks=pytest.mark.soak)])
+def test_digits_are_no_worse_than_a_plain_loop(grid: gk.Session, seeds: int) -> None:
+    """And 0.93 on average, over the wire with two worker processes."""
     ours, theirs = [], []
-    for seed in range(10):
+    for seed in range(seeds):
         clients, (x, y) = digits(seed)
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
         plan = gk.training_plan(model, nn.functional.cross_entropy, gk.SGD(lr=0.1), (x[:8], y[:8]))
-        run = grid.train(model, plan, name="digits", version=str(seed), clients=clients, rounds=20, seed=seed).wait()
+        run = grid.train(
+            model, plan, name=f"digits {seeds}", version=str(seed), clients=clients, rounds=20, seed=seed
+        ).wait()
         assert len(grid.pids["workers"]) >= 2
 
         def accuracy(trained: nn.Module, x: np.ndarray = x, y: np.ndarray = y) -> float:
@@ -141,7 +144,7 @@ def test_digits_over_ten_seeds(grid: gk.Session) -> None:
     difference = np.array(ours) - np.array(theirs)
     print(f"ours {np.mean(ours):.4f}, plain loop {np.mean(theirs):.4f}, difference {difference}")
     assert np.mean(ours) >= 0.93
-    # the two draw different batches: equal within the standard error of ten paired runs
+    # the two draw different batches: equal within two standard errors of the paired runs
     assert difference.mean() >= -2 * difference.std(ddof=1) / np.sqrt(len(difference))
 
 

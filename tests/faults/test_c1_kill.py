@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import sqlite3
 import time
@@ -113,7 +114,8 @@ def test_a_worker_process_that_always_dies_is_named(scene: Scene) -> None:
                 os.kill(pids[1], signal.SIGKILL)
             time.sleep(0.05)
         run.wait()
-    assert "client 1" in str(caught.value) and "signal 9" in str(caught.value)
+    # the second process holds clients 1, 3 and 5; whichever is reported first ends the training
+    assert re.search(r"client [135]: WorkerLost: its worker process ended \d+ times.*signal 9", str(caught.value))
     assert scene.grid.runs["always dies", "1"].status in ("failed", "running")
 
 
