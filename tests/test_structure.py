@@ -36,7 +36,7 @@ ARROWS: dict[str, set[str]] = {
 MORE_ARROWS = {"gridkit/workers/simulate.py": {"run", "threads"}}
 # Node and client pass plans on and check their form; they never trace or run one.
 ONLY_THE_FORM = {"node", "client"}
-FORM_OF_PLANS = {"gridkit.plans.form", "gridkit.plans.plan", "gridkit.plans.ops"}
+FORM_OF_PLANS = {"gridkit.plans.form", "gridkit.plans.plan", "gridkit.plans.ops", "gridkit.plans.check"}
 
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 FORBIDDEN_CALLS = {

@@ -84,6 +84,23 @@ class ProcessName(Message):
     version: Text | None = None
 
 
+class GetModel(Message):
+    worker_id: Key
+    request_key: Key
+    model_id: Text
+
+
+class GetPlan(Message):
+    worker_id: Key
+    request_key: Key
+    plan_id: Annotated[int, Field(ge=0, lt=2**53)]
+    receive_operations_as: Text = "list"
+
+
+class RetrieveModel(ProcessName):
+    checkpoint: Text = "latest"
+
+
 class Stop(ProcessName):
     now: bool = False
 
@@ -153,6 +170,11 @@ def from_base64(text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise WireError("diff is not standard padded base64") from None
+
+
+def to_base64(data: bytes) -> str:
+    """Standard, padded base64."""
+    return base64.b64encode(data).decode()
 
 
 def from_hex(text: str, what: str) -> bytes:

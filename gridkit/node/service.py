@@ -14,18 +14,15 @@ from typing import Any, BinaryIO
 
 import sqlalchemy as sa
 
-from gridkit.errors import AccessError, ConflictError, ErrorCode, NodeError, NotFoundError, PlanError, WireError
+from gridkit.errors import AccessError, ConflictError, ErrorCode, NodeError, NotFoundError, PlanError
 from gridkit.federated import cycle, history
-from gridkit.federated.checks import Verdict, check_report
-from gridkit.node import messages
+from gridkit.federated.checks import Verdict
+from gridkit.node import intake, messages
 from gridkit.node.failpoint import failpoint
 from gridkit.node.guard import Principal, Role, Tokens
 from gridkit.node.rounds import Process, Rounds, all_processes, append_rows, read_rows
 from gridkit.node.store import database as db
 from gridkit.node.store.blobs import Draft
-from gridkit.plans.form import decode
-from gridkit.wire.state import StateReader
-from gridkit.wire.tensors import TensorSpec
 
 
 class Service:
@@ -76,7 +73,7 @@ class Service:
             raise NodeError("a training process needs a plan", code=ErrorCode.BAD_PLAN, status=400)
         for name, data in plans.items():
             try:
-                await asyncio.to_thread(decode, data)
+                await asyncio.to_thread(intake.check_plan, data)
             except PlanError as error:
                 raise NodeError(f"plan '{name}': {error.message}", error.hint, code=error.code, status=400) from None
         process_id = uuid.uuid4().hex
@@ -85,7 +82,7 @@ class Service:
         draft = self._blobs.draft()
         kept: list[str] = []
         try:
-            specs = await asyncio.to_thread(_copy_model, model, draft)
+            specs = await asyncio.to_thread(intake.copy_model, model, draft)
             with self._blobs.pinned(draft.digest):
                 kept.append(await asyncio.to_thread(self._blobs.keep, draft))
                 for data in plans.values():
@@ -283,7 +280,7 @@ class Service:
         failpoint("report-received")
         error = wish.error.model_dump() if wish.error else None
         if error is None:
-            verdict = await asyncio.to_thread(_check, draft, process)
+            verdict = await asyncio.to_thread(intake.check_diff, draft, process)
         else:
             verdict = Verdict(ErrorCode.WORKER_ERROR, f"{error['type']}: {error['message']}")
         digest = draft.digest if error is None else hashlib.sha256(repr(error).encode()).hexdigest()
@@ -453,34 +450,6 @@ def _insert_process(
         done = c.execute(db.plan.insert().values(process=values["id"], name=plan, digest=digest))
         ids[plan] = done.inserted_primary_key[0]  # type: ignore[index]  # one row was inserted
     return ids
-
-
-def _copy_model(model: BinaryIO, draft: Draft) -> tuple[TensorSpec, ...]:
-    """Read the structure, name the tensors that have no name by their place, and copy the bytes."""
-    specs = tuple(
-        TensorSpec(spec.name or str(place), spec.dtype, spec.shape)
-        for place, spec in enumerate(StateReader(model).specs)
-    )
-    if not specs:
-        raise NodeError("the model has no tensors", code=ErrorCode.MALFORMED, status=400)
-    if len({spec.name for spec in specs}) != len(specs):
-        raise NodeError("two tensors of the model have one name", code=ErrorCode.MALFORMED, status=400)
-    model.seek(0)
-    while piece := model.read(1 << 20):
-        draft.write(piece)
-    return specs
-
-
-def _check(draft: Draft, process: Process) -> Verdict:
-    """The verdict on the bytes of a report: can they be read, and do they fit the model?"""
-    with draft.open() as file:
-        try:
-            source = StateReader(file)
-        except WireError as error:
-            return Verdict(error.code or ErrorCode.MALFORMED, error.message)
-        rules = process.state.rules
-        expected = [spec for spec in process.model if spec.averaged]
-        return check_report(source, expected, max_norm=rules.max_norm, usual_norm=cycle.usual_norm(process.state))
 
 
 def _refused(refusal: cycle.Refuse) -> NodeError:

@@ -320,6 +320,10 @@ def _unknown_op(header: dict) -> None:
     header["nodes"][0][0] = "os.system"
 
 
+def _huge_constant(header: dict) -> None:
+    header["nodes"][0] = ["aten.full.default", [[1 << 40], 1.0], {}, header["nodes"][0][3]]
+
+
 def _forward_reference(header: dict) -> None:
     header["nodes"][0][1][0] = {"ref": header["nodes"][0][3][0]}
 
@@ -328,6 +332,7 @@ def test_bad_plans_are_refused_at_hosting(node: NodeUnderTest, plan_bytes: bytes
     before = everything(node)
     bad = {
         "unknown op": _plan_with(plan_bytes, _unknown_op),
+        "huge constant": _plan_with(plan_bytes, _huge_constant),
         "forward reference": _plan_with(plan_bytes, _forward_reference),
         "pickle": pickle.dumps(Bomb(tmp_path / "ran")),
         "torchscript": _zip_of(b"code"),

@@ -115,6 +115,39 @@ def test_the_websocket_speaks_the_same(node: NodeUnderTest, host) -> None:
     assert rows(node, hosted["process"])[-1]["outcome"] == "completed"
 
 
+def test_downloads_and_large_messages_over_the_websocket(node: NodeUnderTest, host, plan_bytes: bytes) -> None:
+    hosted = host(num_cycles=1)
+
+    async def talk() -> None:
+        async with websockets.connect(node.url.replace("http", "ws") + "/") as socket:
+
+            async def call(kind: str, **data: object) -> dict:
+                await socket.send(json.dumps({"type": f"model-centric/{kind}", "data": data}))
+                return json.loads(await socket.recv())["data"]
+
+            name = {"model_name": hosted["name"], "auth_token": hosted["worker_token"]}
+            worker = (await call("authenticate", **name))["worker_id"]
+            cycle = await call("cycle-request", worker_id=worker, model=hosted["name"])
+            ids = {"worker_id": worker, "request_key": cycle["request_key"]}
+            model = (await call("get-model", **ids, model_id=cycle["model_id"]))["model"]
+            assert read_state(base64.b64decode(model)).keys() == MODEL.keys()
+            plan = {"plan_id": cycle["plans"]["training_plan"], "receive_operations_as": "gridkit"}
+            assert base64.b64decode((await call("get-plan", **ids, **plan))["plan"]) == plan_bytes
+            other = {**ids, "request_key": "0" * 64}
+            assert (await call("get-model", **other, model_id=cycle["model_id"]))["code"] == "BAD_KEY"
+            assert (await call("get-plan", **ids, plan_id=10**6))["code"] == "NOT_FOUND"
+            assert (await call("retrieve-model", name=hosted["name"]))["code"] == "UNAUTHENTICATED"
+            # beyond the 64 KiB of a socket that hasn't authenticated; unknown members are ignored
+            diff = base64.b64encode(pack_state(DIFF)).decode()
+            assert (await call("report", **ids, diff=diff, padding="x" * 200_000))["status"] == "success"
+        owner = {"Authorization": f"Bearer {TOKEN}"}
+        async with websockets.connect(node.url.replace("http", "ws") + "/", additional_headers=owner) as socket:
+            got = await call("retrieve-model", name=hosted["name"], version="1.0", checkpoint="1")
+            assert got["checkpoint"] == 1 and base64.b64decode(got["model"]) == pack_state(MODEL)
+
+    asyncio.run(talk())
+
+
 def test_hosting_over_the_websocket(node: NodeUnderTest, plan_bytes: bytes) -> None:
     async def talk(headers: dict[str, str]) -> dict:
         url = node.url.replace("http", "ws") + "/"

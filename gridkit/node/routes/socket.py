@@ -1,20 +1,22 @@
 """The same use-cases as messages over the WebSocket at `/`: ``{"type", "data"[, "request_id"]}`` both ways.
 
 Messages of one socket are answered in the order in which they came. A worker is not tied to its socket: ids and keys
-work on any other one, and over HTTP.
+work on any other one, and over HTTP. The original protocol downloads over HTTP only; the downloads here are ours, in
+base64, as reports are.
 """
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, BinaryIO
 
 from sqlalchemy.exc import OperationalError
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from gridkit.errors import ErrorCode, GridkitError, NodeError
+from gridkit.errors import ErrorCode, GridkitError, LimitError, NodeError
 from gridkit.node import messages
 from gridkit.node.guard import Principal, Role, error_body
 from gridkit.node.routes.http import store_error
@@ -48,6 +50,37 @@ class Connection:
         wish = messages.parse(messages.Report, data)
         async with self.socket.app.state.budget.take(len(wish.diff or "")):
             return await take_report(self.service, self.principal, wish)
+
+    async def get_model(self, data: dict[str, Any]) -> dict[str, Any]:
+        wish = messages.parse(messages.GetModel, data)
+        file = await self.service.open_model(self.principal, wish.worker_id, wish.request_key, wish.model_id)
+        return {"status": "success", "model": await self.contents(file)}
+
+    async def get_plan(self, data: dict[str, Any]) -> dict[str, Any]:
+        wish = messages.parse(messages.GetPlan, data)
+        asked = (wish.worker_id, wish.request_key, wish.plan_id, wish.receive_operations_as)
+        return {"status": "success", "plan": await self.contents(await self.service.open_plan(self.principal, *asked))}
+
+    async def retrieve_model(self, data: dict[str, Any]) -> dict[str, Any]:
+        wish = messages.parse(messages.RetrieveModel, data)
+        asked = (wish.name, wish.version, wish.checkpoint)
+        file, number = await self.service.open_checkpoint(self.principal, *asked)
+        return {"status": "success", "model": await self.contents(file), "checkpoint": number}
+
+    async def contents(self, file: BinaryIO) -> str:
+        """A file as base64. What is larger than a message may be is to be had over HTTP."""
+        with file:
+            size, limit = file.seek(0, 2), self.socket.app.state.limits.message
+            if size > limit:
+                raise LimitError(
+                    f"the answer has {size} bytes, a message may have {limit}",
+                    "fetch it over HTTP",
+                    code=ErrorCode.TOO_LARGE,
+                    status=413,
+                )
+            file.seek(0)
+            async with self.socket.app.state.budget.take(2 * size):
+                return messages.to_base64(await asyncio.to_thread(file.read))
 
     async def host_training(self, data: dict[str, Any]) -> dict[str, Any]:
         self.service.tokens.allow(self.principal, "host-training")
@@ -89,6 +122,9 @@ HANDLERS: dict[str, Handler] = {
     "model-centric/cycle-request": Connection.cycle_request,
     "model-centric/report": Connection.report,
     "model-centric/host-training": Connection.host_training,
+    "model-centric/get-model": Connection.get_model,
+    "model-centric/get-plan": Connection.get_plan,
+    "model-centric/retrieve-model": Connection.retrieve_model,
 }
 
 
