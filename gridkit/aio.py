@@ -297,6 +297,14 @@ class SessionCore(Generic[RunT]):
             status=404,
         )
 
+    async def worker_token(self, name: str, version: str) -> str:
+        """A new worker token for a hosted training, good for that one only: for a data holder's `GRIDKIT_TOKEN`.
+
+        Raises:
+            NotFoundError: there is no such training.
+        """
+        return await self._node.worker_token(name, version)
+
     async def processes(self) -> list[dict[str, Any]]:
         """Every training on the node: id, name, version, configurations, where it stands."""
         return await self._node.processes()

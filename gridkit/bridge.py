@@ -452,14 +452,3 @@ def sync(method: Callable[Concatenate[Core, P], Coroutine[Any, Any, R]]) -> Call
 
     call.__signature__ = inspect.signature(method)  # type: ignore[attr-defined]
     return call
-
-
-def sync_function(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
-    """Make a plain function of a coroutine function. Name, docstring, signature and types stay."""
-
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        return BRIDGE.sync(function(*args, **kwargs))
-
-    call.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
-    return call

@@ -38,7 +38,6 @@ class ErrorCode(enum.StrEnum):
     NOT_FOUND = "NOT_FOUND"
     ALREADY_EXISTS = "ALREADY_EXISTS"
     TOO_LARGE = "TOO_LARGE"
-    TOO_MANY = "TOO_MANY"
     NO_ROOM = "NO_ROOM"
     BUSY = "BUSY"
     INTERNAL = "INTERNAL"

@@ -94,6 +94,7 @@ class Session:
     close = sync(_Core.close)
     host_training = sync(_Core.host_training)
     train = sync(_Core.train)
+    worker_token = sync(_Core.worker_token)
 
 
 def launch(*, data: str | os.PathLike[str] | None = None, host: str = "127.0.0.1", workers: int = 2) -> Session:

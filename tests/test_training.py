@@ -444,6 +444,9 @@ def test_workers_from_the_command_line_one_of_them_killed(grid: gk.Session, tmp_
     assert process.run.reports.groupby("round")["worker"].nunique().eq(3).all()
     inline = gk.simulate(model, plan, clients=data, rounds=4, batch_size=4, seed=5).wait()
     assert gk.verify(process.run, inline)
+    another = grid.worker_token("by themselves", "1.0")
+    with pytest.raises(gk.errors.AccessError, match="worker's token doesn't allow"):
+        gk.connect(grid.url, token=another)
     private = list((tmp_path / "gridkit" / "workers").iterdir())
     assert len(private) == 3 and all(path.stat().st_mode & 0o777 == 0o600 for path in private)
 

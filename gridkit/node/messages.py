@@ -73,7 +73,6 @@ class Report(Message):
 class HostTraining(Message):
     model: str
     plans: dict[Text, str]
-    protocols: dict[Text, str] = Field(default_factory=dict)
     averaging_plan: str | None = None
     client_config: dict[str, Any]
     server_config: dict[str, Any]

@@ -259,24 +259,28 @@ class Service:
             )
         return await asyncio.to_thread(self._blobs.open, rows[0].digest)
 
-    async def report_limit(self, principal: Principal, worker_id: str, request_key: str) -> int:
-        """How many bytes this worker's report may have. Raises what a report with these ids would be refused with."""
-        process = await self._assigned(principal, worker_id, request_key, late=True)
-        return sum(spec.size * 10 + 16 * len(spec.shape) + 1024 for spec in process.model) + 64 * 1024
+    async def expect_report(self, principal: Principal, wish: messages.Report) -> tuple[Process, int]:
+        """Before a body is taken: the process that this report is for, and how many bytes it may have.
+
+        Raises:
+            NodeError: what a report with these ids would be refused with.
+        """
+        process = await self._assigned(principal, wish.worker_id, wish.request_key, late=True)
+        return process, sum(spec.size * 10 + 16 * len(spec.shape) + 1024 for spec in process.model) + 64 * 1024
 
     def draft(self) -> Draft:
         """Where a route puts the bytes of a report as they come."""
         return self._blobs.draft()
 
-    async def report(self, principal: Principal, wish: messages.Report, draft: Draft) -> dict[str, Any]:
+    async def report(self, process: Process, wish: messages.Report, draft: Draft) -> dict[str, Any]:
         """Take a report: check it, store it durably, let the cycle decide, then answer.
 
-        `draft` holds the bytes of the diff (nothing for a worker that reports an error); the caller discards it.
+        `process` is from `expect_report`; `decide` looks at key and cycle again, in the transaction. `draft` holds the
+        bytes of the diff (nothing for a worker that reports an error); the caller discards it.
 
         Raises:
             NodeError: with the verdict's code when the report is refused; the cycle goes on with the rest.
         """
-        process = await self._assigned(principal, wish.worker_id, wish.request_key, late=True)
         failpoint("report-received")
         error = wish.error.model_dump() if wish.error else None
         if error is None:

@@ -24,9 +24,8 @@ OnLost = Callable[[Sequence[Client], str], None]
 class _Process:
     """One child, its jobs, and the thread that listens to it."""
 
-    def __init__(self, pool: Pool, place: int) -> None:
+    def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self.place = place
         self.jobs: dict[int, tuple[Job, OnLost]] = {}
         self.deaths = 0
         self.ready = threading.Event()
@@ -144,7 +143,7 @@ class Pool:
         """Have at least so many processes."""
         with self._lock:
             while len(self._processes) < size:
-                self._processes.append(_Process(self, len(self._processes)))
+                self._processes.append(_Process(self))
 
     def wait_ready(self, timeout: float) -> bool:
         """Until every process has its imports behind it."""

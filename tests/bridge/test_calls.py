@@ -13,7 +13,7 @@ import typing
 
 import pytest
 
-from gridkit.bridge import Bridge, sync, sync_function
+from gridkit.bridge import Bridge, sync
 from gridkit.errors import NodeUnreachable, UsageError
 from tests.bridge.helpers import Echo, fail_with, value_of
 from tests.echo import EchoServer
@@ -196,9 +196,3 @@ def test_the_sync_face_keeps_name_doc_signature_and_types() -> None:
     assert not inspect.iscoroutinefunction(Counter.add)
     with pytest.raises(TypeError, match="amount"):
         Counter().add()  # type: ignore[call-arg]
-
-
-def test_sync_function() -> None:
-    plain = sync_function(value_of)
-    assert plain("x", seconds=0.0) == "x"
-    assert inspect.signature(plain) == inspect.signature(value_of)

@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from gridkit.errors import ErrorCode, NodeError
 from gridkit.node import messages
+from gridkit.node.guard import Principal
 from gridkit.node.routes.http import (
     answer,
     body,
@@ -23,6 +24,7 @@ from gridkit.node.routes.http import (
     principal_of,
     service_of,
 )
+from gridkit.node.service import Service
 
 PREFIX = "/model-centric"
 MAX_PLANS = 16
@@ -112,15 +114,15 @@ async def report(request: Request) -> Response:
         return answer("model-centric/report", await take_report(service, principal, wish))
 
 
-async def take_report(service: Any, principal: Any, wish: messages.Report) -> dict[str, Any]:
+async def take_report(service: Service, principal: Principal, wish: messages.Report) -> dict[str, Any]:
     """A report whose diff came as text: over HTTP or over a socket."""
-    await service.report_limit(principal, wish.worker_id, wish.request_key)
+    process, _ = await service.expect_report(principal, wish)
     draft = service.draft()
     try:
         if wish.error is None:
             diff = messages.from_base64(wish.diff or "")
             await asyncio.to_thread(draft.write, diff)
-        return dict(await service.report(principal, wish, draft))
+        return await service.report(process, wish, draft)
     finally:
         await asyncio.to_thread(draft.discard)
 
@@ -141,12 +143,12 @@ async def _binary_report(request: Request) -> Response:
             "metrics": metrics,
         },
     )
-    limit = await service.report_limit(principal, wish.worker_id, wish.request_key)
+    process, limit = await service.expect_report(principal, wish)
     declared_size(request, limit)
     draft = service.draft()
     try:
         await body_to(request, draft, limit)
-        return answer("model-centric/report", await service.report(principal, wish, draft))
+        return answer("model-centric/report", await service.report(process, wish, draft))
     finally:
         await asyncio.to_thread(draft.discard)
 
