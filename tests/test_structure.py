@@ -30,6 +30,9 @@ ARROWS: dict[str, set[str]] = {
     "workers": {"plans", "client", "federated", "wire"},
     "bridge": {"waitloop"},
     "waitloop": set(),
+    "options": set(),
+    "threads": set(),
+    "widgets": {"options", "threads"},
     "results": {"federated", "wire"},
 }
 # The simulator is a worker and a node in one process: what it gives back is a Run.
