@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from gridkit.errors import PlanError
@@ -134,42 +135,84 @@ def dry_run(plan: Plan, batch: int, budget: int = DEFAULT_BUDGET) -> Mapping[int
     return found
 
 
-def shapes_of(plan: Plan, batch: int, budget: int = DEFAULT_BUDGET) -> Mapping[int, Value]:
-    """What `dry_run` works out, without guards, outputs and memory of earlier calls."""
+Visit = Callable[[Op, Mapping[str, Any], tuple[Value, ...], int], None]
+"""Sees a node of a dry run: its operation, arguments by name, results, and the bytes alive while it runs."""
+
+
+@dataclass(slots=True)
+class _Memory:
+    """Bytes that are alive. A view takes none, and keeps alive what it is a view of."""
+
+    total: int = 0
+    _owner: dict[int, int] = field(default_factory=dict)  # whose memory a living value lies in
+    _held: dict[int, tuple[int, int]] = field(default_factory=dict)  # of each owner: bytes, living values in them
+
+    def take(self, id: int, nbytes: int) -> None:
+        self.total += nbytes
+        self._owner[id], self._held[id] = id, (nbytes, 1)
+
+    def share(self, id: int, other: int) -> None:
+        owner = self._owner[id] = self._owner[other]
+        nbytes, users = self._held[owner]
+        self._held[owner] = nbytes, users + 1
+
+    def drop(self, id: int) -> None:
+        owner = self._owner.pop(id, None)
+        if owner is None:  # a number
+            return
+        nbytes, users = self._held.pop(owner)
+        if users > 1:
+            self._held[owner] = nbytes, users - 1
+        else:
+            self.total -= nbytes
+
+
+def shapes_of(plan: Plan, batch: int, budget: int = DEFAULT_BUDGET, visit: Visit | None = None) -> Mapping[int, Value]:
+    """What `dry_run` works out, without guards, outputs and memory of earlier calls; `visit` sees each node."""
     values: dict[int, Value] = {}
     for i in plan.inputs:
         shape = tuple(batch if s == "B" else s for s in i.shape)
         values[i.id] = plan.lr if i.role == "lr" else Meta(shape, i.dtype)
     values |= {key: Meta(array.shape, array.dtype.name) for key, array in plan.constants.items()}
-    alive = {key: v.nbytes for key, v in values.items() if isinstance(v, Meta)}
-    total = sum(alive.values())
-    if total > budget:
-        raise PlanError(f"the inputs of plan {plan.name!r} take {total:,} bytes; {budget:,} are allowed")
+    memory = _Memory()
+    for key, known in values.items():
+        if isinstance(known, Meta):
+            memory.take(key, known.nbytes)
+    if memory.total > budget:
+        raise PlanError(f"the inputs of plan {plan.name!r} take {memory.total:,} bytes; {budget:,} are allowed")
     rows = table()
     for index, (node, dying) in enumerate(zip(plan.nodes, last_uses(plan), strict=True)):
         op = rows[node.op]
+        given = bound(op, node)
         try:
-            result = op.rule(_known(op, bound(op, node), values))
+            args = _known(op, given, values)
+            result = op.rule(args)
             _check_number(result)
         except (ValueError, IndexError, TypeError, ArithmeticError) as error:
             raise PlanError(f"{label(plan, index)} can't run: {error}") from None
-        for id, value in zip(node.out, result if isinstance(result, tuple) else (result,), strict=True):
+        results = result if isinstance(result, tuple) else (result,)
+        unused = 0
+        for id, value in zip(node.out, results, strict=True):
             if isinstance(value, Meta):
+                source = given["self"] if op.is_view else None
                 taken = 0 if op.is_view else value.nbytes
-                total += taken
-                if total > budget or value.nbytes > budget:
+                if memory.total + unused + taken > budget or value.nbytes > budget:
                     raise PlanError(
                         f"{label(plan, index)} needs {value.nbytes:,} bytes for {value.dtype}{list(value.shape)}, "
-                        f"{total:,} in all; {budget:,} are allowed"
+                        f"{memory.total + unused + taken:,} in all; {budget:,} are allowed"
                     )
-                if id is not None:
-                    alive[id] = taken
+                if id is None:
+                    unused += taken
+                elif isinstance(source, Ref):
+                    memory.share(id, source.id)
                 else:
-                    total -= taken
+                    memory.take(id, taken)
             if id is not None:
                 values[id] = value
+        if visit is not None:
+            visit(op, args, results, memory.total + unused)
         for id in dying:
-            total -= alive.pop(id, 0)
+            memory.drop(id)
     return values
 
 

@@ -44,6 +44,19 @@ def test_views_take_no_memory_but_what_reads_them_does() -> None:
         shapes_of(plan_of(wide, again, copied, twice, out=4), 2, budget=30_000)
 
 
+def test_a_view_keeps_alive_what_it_is_a_view_of() -> None:
+    """Else a plan could hold any number of tensors by views, and count as small."""
+    nodes = []
+    for i in range(1, 200, 2):
+        nodes.append(Node("aten.full.default", ((1 << 20,), 1.0), (), (i,)))
+        nodes.append(Node("aten.view.default", (Ref(i), (1 << 10, 1 << 10)), (), (i + 1,)))
+    used = Node("aten.cat.default", (tuple(Ref(i) for i in range(2, 202, 2)),), (), (201,))
+    with pytest.raises(PlanError, match=r"node 98 .* 209,715,2\d\d in all; 209,715,200 are allowed"):
+        shapes_of(plan_of(*nodes, used, out=201), 2, budget=50 << 22)
+    freed = Node("aten.sum.default", (Ref(200),), (), (201,))
+    shapes_of(plan_of(*nodes, freed, out=201), 2, budget=5 << 22)
+
+
 def test_a_view_that_nobody_could_read_is_refused() -> None:
     wide = Node("aten.expand.default", (Ref(0), (1 << 40, 2, 3)), (), (1,))
     with pytest.raises(PlanError, match=r"node 0 \(aten.expand.default\)"):
