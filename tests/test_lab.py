@@ -18,8 +18,7 @@ import pytest
 
 from gridkit import cli, lab
 from gridkit.errors import UsageError
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.tracked import copy_of_the_tracked_files
 
 
 def test_it_opens_the_notebooks_of_the_checkout(tmp_path: Path) -> None:
@@ -90,11 +89,7 @@ def test_an_installation_without_notebooks_says_so(monkeypatch: pytest.MonkeyPat
 
 def test_the_wheel_holds_notebooks_types_and_command(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
+    copy_of_the_tracked_files(source)
     build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(source)]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("gridkit-*.whl")
