@@ -1,0 +1,238 @@
+"""What a plan costs: floating-point operations and bytes of each node, worked out from shapes, without torch.
+
+How it is counted:
+
+* A multiplication followed by an addition counts two, so a product of [m, k] and [k, n] takes 2·m·k·n: each of its m·n
+  values is k products and k sums, the first onto the bias or onto zero. `torch.utils.flop_counter` counts the same.
+* A convolution likewise: two for each weight that a value of its result is made with; each gradient that its backward
+  gives costs as much as the forward did. What padding adds is counted with, as in torch's counter.
+* An operation on each element counts one for each value, whatever the function; `add` with a factor counts two.
+* Sums and means count one for each value that they read; norms, softmax and losses as many for each value as their
+  formulas have (`_ROWS`).
+* Views, copies, fills and arithmetic on sizes count zero: no arithmetic on floating-point values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gridkit.plans.check import DEFAULT_BUDGET, Value, shapes_of
+from gridkit.plans.ops import Op
+from gridkit.plans.plan import Plan
+from gridkit.plans.shapes import Meta
+
+Kind = Literal[
+    "matrix products",
+    "convolutions",
+    "pooling",
+    "normalisation",
+    "softmax and losses",
+    "sums and means",
+    "element by element",
+    "copies and fills",
+    "views",
+    "numbers",
+]
+Args = Mapping[str, Any]
+Results = tuple[Value, ...]
+Count = Callable[[Args, Results], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one node costs for one batch size.
+
+    Attributes:
+        op: the operation's name.
+        kind: which kind of operation it is.
+        flops: floating-point operations; a multiply-add counts two.
+        moved: bytes of the tensors that it reads and writes, each counted once; 0 of a view.
+        alive: bytes of all values that are alive while it runs, inputs and constants included.
+    """
+
+    op: str
+    kind: Kind
+    flops: int
+    moved: int
+    alive: int
+
+
+def costs(plan: Plan, batch: int, budget: int = DEFAULT_BUDGET) -> tuple[Cost, ...]:
+    """The cost of each node, in order of execution.
+
+    Args:
+        plan: the plan.
+        batch: number of samples.
+        budget: bytes that all values alive at one time may take.
+
+    Raises:
+        PlanError: an operation can't take its arguments, or the budget is exceeded; the message names the node.
+
+    Example:
+        >>> sum(c.flops for c in costs(plan, 8))                 # doctest: +SKIP
+        232024
+    """
+    found: list[Cost] = []
+
+    def visit(op: Op, args: Args, results: Results, alive: int) -> None:
+        kind, count = _row(op)
+        moved = 0 if op.is_view else sum(t.nbytes for t in (*_tensors(args.values()), *_tensors(results)))
+        found.append(Cost(op.name, kind, count(args, results), moved, alive))
+
+    shapes_of(plan, batch, budget, visit)
+    return tuple(found)
+
+
+def kind_of(op: Op) -> Kind:
+    """Which kind of operation a row of the op table is."""
+    return _row(op)[0]
+
+
+def _row(op: Op) -> tuple[Kind, Count]:
+    packet = op.name.split(".")[1]
+    if packet in _ROWS:
+        return _ROWS[packet]
+    if op.is_view:
+        return "views", _nothing
+    if op.name.startswith("py.") or packet == "sym_size":
+        return "numbers", _nothing
+    return "element by element", _largest(1)
+
+
+def _tensors(values: Iterable[Any]) -> list[Meta]:
+    """The tensors among arguments or results, those in lists too."""
+    found: list[Meta] = []
+    for value in values:
+        if isinstance(value, Meta):
+            found.append(value)
+        elif isinstance(value, list):
+            found += _tensors(value)
+    return found
+
+
+# ---- how much
+
+
+def _nothing(a: Args, out: Results) -> int:
+    return 0
+
+
+def _largest(each: int) -> Count:
+    """So many for each value of the largest tensor, argument or result."""
+    return lambda a, out: each * max((t.size for t in (*_tensors(a.values()), *_tensors(out))), default=0)
+
+
+def _argument(name: str, each: int = 1) -> Count:
+    """So many for each value of that argument."""
+    return lambda a, out: each * int(a[name].size)
+
+
+def _sum(a: Args, out: Results) -> int:
+    """Elementwise with an optional factor: ``self + alpha * other``."""
+    factor = a.get("alpha", 1) != 1
+    return (2 if factor else 1) * _tensors(out)[0].size
+
+
+def _product(a: Args, out: Results) -> int:
+    return 2 * _tensors(out)[0].size * int(a["mat2" if "mat2" in a else "batch2"].shape[-2])
+
+
+def _convolution(a: Args, out: Results) -> int:
+    return _convolved(a, _tensors(out)[0])
+
+
+def _convolved(a: Args, result: Meta) -> int:
+    """Each value of the result, or of the input if transposed, meets a group's channels times the kernel."""
+    values: int = a["input"].size if a["transposed"] else result.size
+    return 2 * values * math.prod(a["weight"].shape[1:])
+
+
+def _convolution_backward(a: Args, out: Results) -> int:
+    to_input, to_weight, to_bias = a["output_mask"]
+    gradient: Meta = a["grad_output"]
+    return int(to_input + to_weight) * _convolved(a, gradient) + int(to_bias) * gradient.size
+
+
+def _windows(a: Args, out: Results) -> int:
+    """Each value of a pooling's result, or of its gradient, is made from one window."""
+    kernel = a["kernel_size"]
+    across = kernel[0] * kernel[-1]
+    pooled: Meta = a["grad_output"] if "grad_output" in a else _tensors(out)[0]
+    return int(pooled.size * across)
+
+
+_FREE: tuple[Kind, Count] = ("copies and fills", _nothing)
+
+_ROWS: dict[str, tuple[Kind, Count]] = {
+    "mm": ("matrix products", _product),
+    "addmm": ("matrix products", _product),
+    "bmm": ("matrix products", _product),
+    "convolution": ("convolutions", _convolution),
+    "convolution_backward": ("convolutions", _convolution_backward),
+    "max_pool2d_with_indices": ("pooling", _windows),
+    "max_pool2d_with_indices_backward": ("pooling", _argument("grad_output")),
+    "avg_pool2d": ("pooling", _windows),
+    "avg_pool2d_backward": ("pooling", _windows),
+    "_adaptive_avg_pool2d": ("pooling", _largest(1)),
+    "_adaptive_avg_pool2d_backward": ("pooling", _largest(1)),
+    # mean 1; variance 3 (subtract, square, add); normalise 2; scale and shift 2
+    "native_layer_norm": ("normalisation", _argument("input", 8)),
+    "native_group_norm": ("normalisation", _argument("input", 8)),
+    # normalise again 2; times the scale 1; its mean, and that of it times the normalised, 3; combine 4; scale, shift 3
+    "native_layer_norm_backward": ("normalisation", _argument("input", 13)),
+    "native_group_norm_backward": ("normalisation", _argument("input", 13)),
+    # maximum, subtract, exponential, sum, then divide or subtract again
+    "_softmax": ("softmax and losses", _argument("self", 5)),
+    "_log_softmax": ("softmax and losses", _argument("self", 5)),
+    # g·y, its sum, subtract, multiply; for the logarithm: sum of g, exponential, multiply, subtract
+    "_softmax_backward_data": ("softmax and losses", _argument("output", 4)),
+    "_log_softmax_backward_data": ("softmax and losses", _argument("output", 4)),
+    # times the class's weight, add
+    "nll_loss_forward": ("softmax and losses", _argument("target", 2)),
+    "nll_loss2d_forward": ("softmax and losses", _argument("target", 2)),
+    "nll_loss_backward": ("softmax and losses", _argument("target")),
+    "nll_loss2d_backward": ("softmax and losses", _argument("target")),
+    # a difference, a function of it, add
+    "mse_loss": ("softmax and losses", _largest(3)),
+    "smooth_l1_loss": ("softmax and losses", _largest(3)),
+    "huber_loss": ("softmax and losses", _largest(3)),
+    # two logarithms, two products, a difference, add
+    "binary_cross_entropy": ("softmax and losses", _largest(6)),
+    "binary_cross_entropy_with_logits": ("softmax and losses", _largest(6)),
+    # a difference, times the gradient, times the share
+    "mse_loss_backward": ("softmax and losses", _largest(3)),
+    "smooth_l1_loss_backward": ("softmax and losses", _largest(3)),
+    "huber_loss_backward": ("softmax and losses", _largest(3)),
+    "binary_cross_entropy_backward": ("softmax and losses", _largest(3)),
+    "sum": ("sums and means", _argument("self")),
+    "mean": ("sums and means", _argument("self")),
+    "add": ("element by element", _sum),
+    "sub": ("element by element", _sum),
+    "rsub": ("element by element", _sum),
+    **dict.fromkeys(
+        (
+            "_unsafe_view",
+            "_to_copy",
+            "arange",
+            "cat",
+            "clone",
+            "constant_pad_nd",
+            "full",
+            "full_like",
+            "new_full",
+            "new_ones",
+            "new_zeros",
+            "ones",
+            "ones_like",
+            "scalar_tensor",
+            "select_backward",
+            "slice_backward",
+            "zeros",
+            "zeros_like",
+        ),
+        _FREE,
+    ),
+}
