@@ -12,7 +12,6 @@ import contextlib
 import functools
 import json
 import os
-import shlex
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
@@ -22,10 +21,11 @@ import numpy as np
 from gridkit.client.job import Cycle, JobClient
 from gridkit.client.link import Link
 from gridkit.client.node import Hosted, NodeClient
-from gridkit.errors import AccessError, ConflictError, ErrorCode, NodeUnreachable, NotFoundError, UsageError
+from gridkit.errors import AccessError, ConflictError, ErrorCode, NotFoundError, UsageError
+from gridkit.hosted import HostedTraining, NodeSource
 from gridkit.node.launch import NodeProcess
 from gridkit.plans.plan import Plan
-from gridkit.run import AsyncRun, RunBase, RunSource
+from gridkit.run import AsyncRun, RunBase
 from gridkit.workers.pool import Pool
 from gridkit.workers.settings import configurations, shards, start_state
 from gridkit.workers.simulate import simulate_async
@@ -38,69 +38,8 @@ Run = AsyncRun
 RunT = TypeVar("RunT", bound=RunBase)
 P = ParamSpec("P")
 T = TypeVar("T")
-Spawn = Callable[[Coroutine[Any, Any, Any]], None]
 PATIENCE = 30.0
 """seconds for which a session waits for a node that doesn't answer, such as one that is being started again"""
-
-
-class HostedTraining(Generic[RunT]):
-    """A training hosted for workers that come by themselves.
-
-    Attributes:
-        name, version: as hosted.
-        run: its Run: metrics, reports, wait, stop.
-        worker_token: for the workers, in `GRIDKIT_TOKEN`; good for this training only. Never shown in a repr.
-    """
-
-    def __init__(self, url: str, name: str, version: str, worker_token: str, run: RunT) -> None:
-        self.name = name
-        self.version = version
-        self.run = run
-        self.worker_token = worker_token
-        self._url = url
-
-    def __repr__(self) -> str:
-        return f"HostedTraining({self.name!r}, {self.version!r}, at {self._url})"
-
-    @property
-    def command(self) -> str:
-        """What a data holder types; the token goes into GRIDKIT_TOKEN."""
-        name, version = shlex.quote(self.name), shlex.quote(self.version)
-        return f"gridkit worker {self._url} --name {name} --version {version} --data shard.npz"
-
-
-class NodeSource(RunSource):
-    """Feeds a Run from a node's event stream, on the event loop in which it is started."""
-
-    def __init__(self, node: NodeClient, process: str, name: str, version: str, spawn: Spawn) -> None:
-        self._node = node
-        self._process = process
-        self._name = name
-        self._version = version
-        self._spawn = spawn
-
-    def start(self, take: Callable[[dict[str, Any]], None], fail: Callable[[BaseException], None]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._spawn(self._feed(take, fail))
-
-    async def _feed(self, take: Callable[[dict[str, Any]], None], fail: Callable[[BaseException], None]) -> None:
-        try:
-            async for row in self._node.rows(self._process):
-                take(row)
-        except asyncio.CancelledError:
-            fail(NodeUnreachable(f"the session to {self._node.link.url} was closed", "grid.runs finds the run again"))
-            raise
-        except Exception as error:  # noqa: BLE001  whatever ends the stream ends the Run, which raises it
-            fail(error)
-
-    async def model(self, checkpoint: int | None) -> dict[str, np.ndarray]:
-        return await self._node.retrieve_model(self._name, self._version, checkpoint)
-
-    async def stop(self, now: bool) -> None:
-        await self._node.stop(self._name, self._version, now=now)
-
-    def in_thread(self, call: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
 
 
 class SessionCore(Generic[RunT]):
@@ -232,9 +171,7 @@ class SessionCore(Generic[RunT]):
 
         Source: McMahan et al. 2017, "Communication-efficient learning of deep networks from decentralized data".
         """
-        data = shards(clients)
-        if processes < 1:
-            raise UsageError(f"processes is {processes}", "use 1 or more")
+        data = _spread(clients, processes)
         client_config, server_config = configurations(
             clients=len(data),
             rounds=rounds,
@@ -269,12 +206,59 @@ class SessionCore(Generic[RunT]):
             settings=client_config,
             evaluate=evaluate,
         )
-        loop = asyncio.get_running_loop()
+        self._put_to_work(name, version, members, processes)
+        return run
 
-        def lost(gone: Sequence[Client], reason: str) -> None:
-            loop.call_soon_threadsafe(self._spawn, self._give_up(name, version, gone, reason))
+    async def join(
+        self, name: str, version: str | None = None, *, clients: Sequence[tuple[Any, Any]], processes: int = 2
+    ) -> RunT:
+        """Take part in a training that was hosted with `host_training`, with this machine's worker processes.
 
-        self._spawn(asyncio.to_thread(self._pool.run, self.url, name, version, members, processes, lost))
+        Returns at once. Rounds, batch size and strategy are the training's own; other workers may take part too.
+
+        Args:
+            name, version: of the training; without a version the one hosted last.
+            clients: one ``(x, y)`` a client, as in `train`. Each joins as a worker of its own, named "client 0", …
+            processes: worker processes to spread the clients over.
+
+        Returns:
+            The training's Run. Stopping it stops the training for everybody.
+
+        Raises:
+            UsageError: the clients aren't pairs of arrays of equal length.
+            NotFoundError: there is no such training.
+            ConflictError: it is over, or has a fixed roster of clients (it was started with `train`).
+
+        Example:
+            >>> run = await grid.join("digits", clients=[(x, y)])                   # doctest: +SKIP
+        """
+        data = _spread(clients, processes)
+        entry = await self._entry(name, version)
+        version = str(entry["version"])
+        if entry["outcome"] is not None:
+            raise ConflictError(
+                f"the training '{name}' {version} is over: {entry['outcome']}",
+                "host it again under another version",
+                code=ErrorCode.TRAINING_OVER,
+                status=409,
+            )
+        roster = entry["server_config"].get("clients")
+        if roster is not None:
+            raise ConflictError(
+                f"the training '{name}' {version} has a fixed roster of {roster} clients: nobody can join it",
+                "host_training opens one for whoever comes",
+                code=ErrorCode.CYCLE_FULL,
+                status=409,
+            )
+        members = []
+        for place, (x, y) in enumerate(data):  # one after the other: their slots are in order
+            label = f"client {place}"
+            member = Client(x, y, await self._node.worker_token(name, version, label), label)
+            # Enrolled here, so that a worker process that dies and starts again has the same workers.
+            member.worker_id = await self._job(name, version, member).authenticate()
+            members.append(member)
+        run = await self._known(entry)
+        self._put_to_work(name, version, members, processes)
         return run
 
     async def run(self, name: str, version: str | None = None) -> RunT:
@@ -283,19 +267,7 @@ class SessionCore(Generic[RunT]):
         Raises:
             NotFoundError: there is no such training.
         """
-        for entry in reversed(await self._node.processes()):
-            if entry["name"] == name and version in (None, entry["version"]):
-                plan = await self._node.plan(next(iter(entry["plans"].values())))
-                hosted = Hosted(entry["id"], entry["plans"], "")
-                rounds = entry["server_config"].get("num_cycles") or None
-                settings = entry["client_config"]
-                return self._follow(hosted, name, entry["version"], plan=plan, rounds=rounds, settings=settings)
-        raise NotFoundError(
-            f"no training '{name}'{'' if version is None else ' ' + version} is hosted on {self.url}",
-            "list(grid.runs) shows those that are",
-            code=ErrorCode.NOT_FOUND,
-            status=404,
-        )
+        return await self._known(await self._entry(name, version))
 
     async def worker_token(self, name: str, version: str) -> str:
         """A new worker token for a hosted training, good for that one only: for a data holder's `GRIDKIT_TOKEN`.
@@ -324,6 +296,39 @@ class SessionCore(Generic[RunT]):
         config = {**client_config, "name": name, "version": version}
         return await self._node.host_training(state, {"training_plan": plan}, config, server_config)
 
+    async def _entry(self, name: str, version: str | None) -> dict[str, Any]:
+        """The newest training of that name as the node lists it."""
+        entries: list[dict[str, Any]] = await self._node.processes()
+        for entry in reversed(entries):
+            if entry["name"] == name and version in (None, entry["version"]):
+                return entry
+        raise NotFoundError(
+            f"no training '{name}'{'' if version is None else ' ' + version} is hosted on {self.url}",
+            "list(grid.runs) shows those that are",
+            code=ErrorCode.NOT_FOUND,
+            status=404,
+        )
+
+    async def _known(self, entry: Mapping[str, Any]) -> RunT:
+        """The Run of a training that the node lists."""
+        plan = await self._node.plan(next(iter(entry["plans"].values())))
+        hosted = Hosted(entry["id"], entry["plans"], "")
+        rounds, settings = entry["server_config"].get("num_cycles") or None, entry["client_config"]
+        return self._follow(hosted, entry["name"], entry["version"], plan=plan, rounds=rounds, settings=settings)
+
+    def _put_to_work(self, name: str, version: str, members: Sequence[Client], processes: int) -> None:
+        loop = asyncio.get_running_loop()
+
+        def lost(gone: Sequence[Client], reason: str) -> None:
+            loop.call_soon_threadsafe(self._spawn, self._give_up(name, version, gone, reason))
+
+        self._spawn(asyncio.to_thread(self._pool.run, self.url, name, version, members, processes, lost))
+
+    def _job(self, name: str, version: str, member: Client) -> JobClient:
+        return JobClient(
+            self._link, name, version, auth_token=member.token, worker_id=member.worker_id, label=member.label
+        )
+
     def _follow(self, hosted: Hosted, name: str, version: str, **about: Any) -> RunT:
         source = NodeSource(self._node, hosted.process, name, version, self._spawn)
         return self._run_class(name, version, source, **about)
@@ -337,7 +342,7 @@ class SessionCore(Generic[RunT]):
         await asyncio.gather(*(self._report_lost(name, version, client, reason) for client in clients))
 
     async def _report_lost(self, name: str, version: str, client: Client, reason: str) -> None:
-        job = JobClient(self._link, name, version, auth_token=client.token)
+        job = self._job(name, version, client)
         await job.authenticate()
         seen = 0
         while True:
@@ -359,6 +364,13 @@ class Session(SessionCore[AsyncRun]):
     """The async session; `train` and `run` give an `AsyncRun`."""
 
     _run_class = AsyncRun
+
+
+def _spread(clients: Sequence[tuple[Any, Any]], processes: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    data = shards(clients)
+    if processes < 1:
+        raise UsageError(f"processes is {processes}", "use 1 or more")
+    return data
 
 
 async def open_launched(kind: type[Any], data: str | os.PathLike[str] | None, host: str, workers: int) -> Any:

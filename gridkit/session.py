@@ -93,6 +93,7 @@ class Session:
 
     close = sync(_Core.close)
     host_training = sync(_Core.host_training)
+    join = sync(_Core.join)
     train = sync(_Core.train)
     worker_token = sync(_Core.worker_token)
 

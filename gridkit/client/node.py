@@ -89,9 +89,9 @@ class NodeClient:
         """Stop a training after this round, or at once."""
         await self.link.json("POST", "/model-centric/stop", json={"name": name, "version": version, "now": now})
 
-    async def worker_token(self, name: str, version: str) -> str:
-        """A token with which a worker may join this training, and nothing else."""
-        wish = {"name": name, "version": version}
+    async def worker_token(self, name: str, version: str, worker: str | None = None) -> str:
+        """A token with which a worker may join this training, and nothing else; `worker` is what it is called."""
+        wish = {"name": name, "version": version, **({} if worker is None else {"worker": worker})}
         return str((await self.link.json("POST", "/model-centric/worker-token", json=wish))["worker_token"])
 
     async def rows(self, run: str, after: int = 0) -> AsyncIterator[dict[str, Any]]:

@@ -45,7 +45,7 @@ def write_job(file: BinaryIO, job: Job) -> None:
             "url": job.url,
             "name": job.name,
             "version": job.version,
-            "clients": [{"token": client.token, "label": client.label} for client in job.clients],
+            "clients": [{"token": c.token, "label": c.label, "worker_id": c.worker_id} for c in job.clients],
         }
     ).encode()
     arrays: dict[str, np.ndarray] = {}
@@ -73,7 +73,7 @@ def read_job(file: BinaryIO) -> Job | None:
     header = json.loads(parts[0])
     arrays = safetensors.numpy.load(parts[1])
     clients = [
-        Client(arrays[f"{place}.x"], arrays[f"{place}.y"], client["token"], client["label"])
+        Client(arrays[f"{place}.x"], arrays[f"{place}.y"], client["token"], client["label"], client["worker_id"])
         for place, client in enumerate(header["clients"])
     ]
     return Job(header["number"], header["url"], header["name"], header["version"], clients)

@@ -1,0 +1,78 @@
+"""A training on a node, seen from a session: what feeds its Run, and what the one who hosts it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from gridkit.client.node import NodeClient
+from gridkit.errors import NodeUnreachable
+from gridkit.run import RunBase, RunSource
+
+RunT = TypeVar("RunT", bound=RunBase)
+T = TypeVar("T")
+Spawn = Callable[[Coroutine[Any, Any, Any]], None]
+
+
+class HostedTraining(Generic[RunT]):
+    """A training hosted for workers that come by themselves.
+
+    Attributes:
+        name, version: as hosted.
+        run: its Run: metrics, reports, wait, stop.
+        worker_token: for the workers, in `GRIDKIT_TOKEN`; good for this training only. Never shown in a repr.
+    """
+
+    def __init__(self, url: str, name: str, version: str, worker_token: str, run: RunT) -> None:
+        self.name = name
+        self.version = version
+        self.run = run
+        self.worker_token = worker_token
+        self._url = url
+
+    def __repr__(self) -> str:
+        return f"HostedTraining({self.name!r}, {self.version!r}, at {self._url})"
+
+    @property
+    def command(self) -> str:
+        """What a data holder types; the token goes into GRIDKIT_TOKEN."""
+        name, version = shlex.quote(self.name), shlex.quote(self.version)
+        return f"gridkit worker {self._url} --name {name} --version {version} --data shard.npz"
+
+
+class NodeSource(RunSource):
+    """Feeds a Run from a node's event stream, on the event loop in which it is started."""
+
+    def __init__(self, node: NodeClient, process: str, name: str, version: str, spawn: Spawn) -> None:
+        self._node = node
+        self._process = process
+        self._name = name
+        self._version = version
+        self._spawn = spawn
+
+    def start(self, take: Callable[[dict[str, Any]], None], fail: Callable[[BaseException], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._spawn(self._feed(take, fail))
+
+    async def _feed(self, take: Callable[[dict[str, Any]], None], fail: Callable[[BaseException], None]) -> None:
+        try:
+            async for row in self._node.rows(self._process):
+                take(row)
+        except asyncio.CancelledError:
+            fail(NodeUnreachable(f"the session to {self._node.link.url} was closed", "grid.runs finds the run again"))
+            raise
+        except Exception as error:  # noqa: BLE001  whatever ends the stream ends the Run, which raises it
+            fail(error)
+
+    async def model(self, checkpoint: int | None) -> dict[str, np.ndarray]:
+        return await self._node.retrieve_model(self._name, self._version, checkpoint)
+
+    async def stop(self, now: bool) -> None:
+        await self._node.stop(self._name, self._version, now=now)
+
+    def in_thread(self, call: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
