@@ -6,7 +6,8 @@ How it is counted:
   values is k products and k sums, the first onto the bias or onto zero. `torch.utils.flop_counter` counts the same.
 * A convolution likewise: two for each weight that a value of its result is made with; each gradient that its backward
   gives costs as much as the forward did. What padding adds is counted with, as in torch's counter.
-* An operation on each element counts one for each value, whatever the function; `add` with a factor counts two.
+* An operation on each element counts one for each value, whatever the function; those of several steps as many
+  (`add` with a factor two, `addcmul` three).
 * Sums and means count one for each value that they read; norms, softmax and losses as many for each value as their
   formulas have (`_ROWS`).
 * Views, copies, fills and arithmetic on sizes count zero: no arithmetic on floating-point values.
@@ -147,7 +148,7 @@ def _convolution(a: Args, out: Results) -> int:
 def _convolved(a: Args, result: Meta) -> int:
     """Each value of the result, or of the input if transposed, meets a group's channels times the kernel."""
     values: int = a["input"].size if a["transposed"] else result.size
-    return 2 * values * math.prod(a["weight"].shape[1:])
+    return int(2 * values * math.prod(a["weight"].shape[1:]))
 
 
 def _convolution_backward(a: Args, out: Results) -> int:
@@ -212,6 +213,8 @@ _ROWS: dict[str, tuple[Kind, Count]] = {
     "add": ("element by element", _sum),
     "sub": ("element by element", _sum),
     "rsub": ("element by element", _sum),
+    "lerp": ("element by element", _largest(3)),
+    "addcmul": ("element by element", _largest(3)),
     **dict.fromkeys(
         (
             "_unsafe_view",
