@@ -25,6 +25,8 @@ _WHERE = {
     "Plan": "gridkit.plans.plan",
     "training_plan": "gridkit.plans.training",
     "SGD": "gridkit.plans.optim",
+    "Adam": "gridkit.plans.optim",
+    "AdamW": "gridkit.plans.optim",
     "GridkitError": "gridkit.errors",
 }
 _MODULES = ("aio", "errors")
@@ -36,6 +38,8 @@ if TYPE_CHECKING:  # `as`: that a type checker takes them for public
     from gridkit import errors as errors
     from gridkit.errors import GridkitError as GridkitError
     from gridkit.plans.optim import SGD as SGD
+    from gridkit.plans.optim import Adam as Adam
+    from gridkit.plans.optim import AdamW as AdamW
     from gridkit.plans.plan import Plan as Plan
     from gridkit.plans.training import training_plan as training_plan
     from gridkit.run import Run as Run

@@ -160,7 +160,16 @@ def true_divide(a: Args) -> Meta:
 
 def pair(a: Args) -> Meta:
     """Two tensors that broadcast."""
-    return Meta(broadcast(a["self"].shape, a["other"].shape), result_type(a["self"], a["other"]))
+    other = a["exponent"] if "exponent" in a else a["other"]
+    return Meta(broadcast(a["self"].shape, other.shape), result_type(a["self"], other))
+
+
+def fused(a: Args) -> Meta:
+    """Several operations on floating tensors in one kernel, which takes but one dtype."""
+    tensors = [v for v in a.values() if isinstance(v, Meta)]
+    dtypes = {t.dtype for t in tensors}
+    need(len(dtypes) == 1 and kind_of(a["self"].dtype) == 2, f"dtypes {' and '.join(sorted(dtypes))}")
+    return Meta(broadcast(*(t.shape for t in tensors)), a["self"].dtype)
 
 
 def compare(a: Args) -> Meta:

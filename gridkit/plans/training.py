@@ -41,7 +41,7 @@ def training_plan(
     Args:
         model: any module whose operations are in the op table.
         loss: ``loss(output, y)``: a mean over the samples, or one loss a sample.
-        optimizer: such as `gridkit.SGD`.
+        optimizer: such as `gridkit.SGD` or `gridkit.AdamW`.
         example: ``(x, y)``, arrays or tensors of at least one sample; only shapes and dtypes enter the plan.
         name: what the plan is called; the model's class name if not given.
 
@@ -153,6 +153,8 @@ class _Step:
         self.model, self.loss, self.optimizer, self.state = model, loss, optimizer, state
         self.trained = [n for n, h in state.items() if h.is_param and h.tensor.requires_grad and h.source is None]
         self.slots = [f"{slot}.{n}" for n in self.trained for slot in optimizer.slots]
+        if optimizer.counts:
+            self.slots.append("step")
         self.dtype = state[self.trained[0]].tensor.dtype
 
     @property
@@ -162,6 +164,8 @@ class _Step:
         for name in self.trained:
             tensor = self.state[name].tensor
             specs += [(tuple(tensor.shape), tensor.dtype, False) for _ in self.optimizer.slots]
+        if self.optimizer.counts:
+            specs.append(((), torch.float64, False))
         return specs
 
     def run(self, *values: Any) -> list[torch.Tensor]:
@@ -174,11 +178,14 @@ class _Step:
             raise PlanError("the loss isn't one number that depends on the model's parameters")
         grads = torch.autograd.grad(loss, [state[n] for n in self.trained], allow_unused=True)
         with torch.no_grad():
+            if self.optimizer.counts:
+                slots["step"] = slots["step"] + 1
+            rule = self.optimizer.rule(lr, slots.get("step"))
             for name, grad in zip(self.trained, grads, strict=True):
                 if grad is None:
                     continue
                 own = [f"{slot}.{name}" for slot in self.optimizer.slots]
-                state[name], new = self.optimizer.step(state[name], grad, [slots[o] for o in own], lr)
+                state[name], new = rule(state[name], grad, [slots[o] for o in own])
                 slots.update(zip(own, new, strict=True))
         return [loss, *(state[h.source or n] for n, h in self.state.items()), *slots.values()]
 

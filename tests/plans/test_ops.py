@@ -191,6 +191,12 @@ def two(draw: Draw) -> list[Any]:
     return [pick(draw, values), pick(draw, values)]
 
 
+def same_dtype(draw: Draw, count: int) -> list[Any]:
+    shapes = [f(4, 3), f(1, 3), f(3), f(), f(4, 1)]
+    values = [pick(draw, shapes) for _ in range(count)]
+    return [v.double() for v in values] if draw(st.booleans()) else values
+
+
 def number(draw: Draw) -> list[Any]:
     return [pick(draw, like(3)), pick(draw, [2, 0.5, 1])]
 
@@ -235,6 +241,9 @@ CASES: dict[str, Callable[[Draw], Any]] = {
     "aten.logical_and.default": two,
     "aten.logical_or.default": two,
     "aten.pow.Tensor_Scalar": number,
+    "aten.pow.Tensor_Tensor": two,
+    "aten.lerp.Scalar": lambda d: [*same_dtype(d, 2), pick(d, [0.1, 0.5, 0.9])],
+    "aten.addcmul.default": lambda d: (same_dtype(d, 3), pick(d, [{}, {"value": 0.5}])),
     "aten.clamp.default": lambda d: [*unary(d), *pick(d, [(0, 1), (None, 0.5), (0.1, None)])],
     "aten.clamp_min.default": number,
     "aten.clamp_max.default": number,
@@ -389,6 +398,8 @@ REFUSED: list[tuple[str, list[Any], str]] = [
     ("aten._log_softmax_backward_data.default", [f(2, 4), f(2, 3), 1, torch.float32], "another shape"),
     ("aten.log_sigmoid_backward.default", [f(4), f(4), f(1)], "buffer"),
     ("aten.where.self", [f(2), f(2), f(2)], "isn't bool"),
+    ("aten.lerp.Scalar", [f(2), f(2).double(), 0.5], "float32 and float64"),
+    ("aten.addcmul.default", [torch.ones(2, dtype=torch.int64)] * 3, "dtypes int64"),
     ("aten.mean.default", [torch.ones(2, dtype=torch.int64)], "mean of int64"),
     ("aten.full.default", [[2, -1], 0], "size"),
     ("aten.arange.default", [-1], "arange"),
