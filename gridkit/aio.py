@@ -298,10 +298,9 @@ class SessionCore(Generic[RunT]):
 
     async def _entry(self, name: str, version: str | None) -> dict[str, Any]:
         """The newest training of that name as the node lists it."""
-        entries: list[dict[str, Any]] = await self._node.processes()
-        for entry in reversed(entries):
+        for entry in reversed(await self._node.processes()):
             if entry["name"] == name and version in (None, entry["version"]):
-                return entry
+                return dict(entry)
         raise NotFoundError(
             f"no training '{name}'{'' if version is None else ' ' + version} is hosted on {self.url}",
             "list(grid.runs) shows those that are",
