@@ -6,15 +6,13 @@ import configparser
 import os
 import subprocess
 import sys
-import sysconfig
-import venv
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from tests.tracked import copy_of_the_tracked_files
+from tests.fresh import copy_of_the_tracked_files, environment
 
 ROOT = Path(__file__).resolve().parents[1]
 BINDER = ROOT / "binder"
@@ -104,18 +102,14 @@ def test_start_becomes_what_it_was_asked_to_start() -> None:
 def test_post_build_installs_gridkit_on_top_of_the_packages(tmp_path: Path) -> None:
     """In an environment that borrows this one's packages: the scripts may not fetch anything."""
     copy_of_the_tracked_files(tmp_path / "repository")
-    venv.create(tmp_path / "env", symlinks=True)
-    scripts = tmp_path / "env" / "bin"
-    (site,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
-    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    (scripts / "pip").write_text(f'#!/bin/sh\nexec {scripts}/python -m pip "$@"\n')
-    (scripts / "pip").chmod(0o755)
-    environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "PIP_NO_INDEX": "1"}
-    environment["PIP_IGNORE_INSTALLED"] = "1"  # else it would uninstall the borrowed gridkit
+    commands = environment(tmp_path / "env")
+    path = f"{commands}{os.pathsep}{os.environ['PATH']}"
     build = tmp_path / "repository" / "binder" / "postBuild"
-    done = subprocess.run([build], cwd=tmp_path / "repository", env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [build], cwd=tmp_path / "repository", env={**os.environ, "PATH": path}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     show = "import gridkit; print(gridkit.__file__)"
-    said = subprocess.run([scripts / "python", "-c", show], capture_output=True, text=True, cwd=tmp_path)
+    said = subprocess.run([commands / "python", "-c", show], capture_output=True, text=True, cwd=tmp_path)
     assert said.stdout.strip() == str(tmp_path / "repository" / "gridkit" / "__init__.py"), said.stderr
-    assert (scripts / "gridkit").is_file()
+    assert (commands / "gridkit").is_file()

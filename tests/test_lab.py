@@ -18,25 +18,31 @@ import pytest
 
 from gridkit import cli, lab
 from gridkit.errors import UsageError
-from tests.tracked import copy_of_the_tracked_files
+from tests.fresh import copy_of_the_tracked_files, environment, tracked_files
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_it_opens_the_notebooks_of_the_checkout(tmp_path: Path) -> None:
-    """The real JupyterLab, without a browser: the notebook stands in its folder."""
+NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+
+
+def serves_the_notebooks(python: Path, cwd: Path) -> bool:
+    """Whether `gridkit lab` there, the real JupyterLab without a browser, comes up with all of them."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     options = ["--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
-    private = {"HOME": str(tmp_path), "JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "JUPYTER_TOKEN": "of-this-test"}
-    command = [sys.executable, "-m", "gridkit", "lab", "--", *options]
-    with (tmp_path / "log").open("w+") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **private})
+    home = cwd / "home"
+    private = {"HOME": str(home), "JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_TOKEN": "of-this-test"}
+    command = [python, "-m", "gridkit", "lab", "--", *options]
+    with (cwd / "log").open("w+") as log:
+        server = subprocess.Popen(command, cwd=cwd, stdout=log, stderr=log, env={**os.environ, **private})
         try:
-            url = f"http://127.0.0.1:{port}/api/contents/{lab.FIRST}?content=0&token=of-this-test"
+            url = f"http://127.0.0.1:{port}/api/contents/?token=of-this-test"
             while True:
                 try:
                     with urllib.request.urlopen(url) as answer:
-                        assert json.load(answer)["type"] == "notebook"
-                    break
+                        served = {entry["name"] for entry in json.load(answer)["content"]}
+                    return {*NOTEBOOKS, "pictures"} <= served
                 except urllib.error.URLError as error:  # not there yet, unless it has ended or refuses
                     log.seek(0)
                     assert server.poll() is None and not isinstance(error, urllib.error.HTTPError), log.read()
@@ -44,6 +50,12 @@ def test_it_opens_the_notebooks_of_the_checkout(tmp_path: Path) -> None:
         finally:
             server.terminate()
             server.wait(30)
+
+
+def test_it_opens_the_notebooks_of_the_checkout(tmp_path: Path) -> None:
+    assert NOTEBOOKS[0] == lab.FIRST
+    assert serves_the_notebooks(Path(sys.executable), tmp_path)
+    assert not (tmp_path / "gridkit-notebooks").exists()
 
 
 def test_from_a_wheel_they_are_copied_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,16 +99,33 @@ def test_an_installation_without_notebooks_says_so(monkeypatch: pytest.MonkeyPat
         lab.notebooks()
 
 
-def test_the_wheel_holds_notebooks_types_and_command(tmp_path: Path) -> None:
-    source = tmp_path / "source"
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
     copy_of_the_tracked_files(source)
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(source)]
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(source)]
     subprocess.run(build, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("gridkit-*.whl")
+    (built,) = folder.glob("gridkit-*.whl")
+    return built
+
+
+def test_from_a_wheel_it_installs_nothing_and_opens_copies(wheel: Path, tmp_path: Path) -> None:
+    commands = environment(tmp_path / "env")
+    subprocess.run([commands / "pip", "install", "-q", "--no-deps", wheel], check=True, capture_output=True)
+    before = {path for path in (tmp_path / "env").rglob("*") if path.suffix != ".pyc" and path.name != "__pycache__"}
+    assert serves_the_notebooks(commands / "python", tmp_path)
+    after = {path for path in (tmp_path / "env").rglob("*") if path.suffix != ".pyc" and path.name != "__pycache__"}
+    assert after == before
+    assert sorted(path.name for path in (tmp_path / "gridkit-notebooks").glob("*.ipynb")) == NOTEBOOKS
+
+
+def test_the_wheel_holds_notebooks_types_and_command(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     data = "gridkit-0.1.0.data/data/share/gridkit/notebooks/"
-    assert {f"{data}{lab.FIRST}", f"{data}pictures/federated.svg", "gridkit/py.typed"} <= set(names)
-    assert {path.relative_to(source).as_posix() for path in (source / "gridkit").rglob("*.py")} <= set(names)
+    assert {f"{data}{name}" for name in NOTEBOOKS} <= set(names)
+    assert {f"{data}pictures/federated.svg", "gridkit/py.typed"} <= set(names)
+    assert {name for name in tracked_files() if name.startswith("gridkit/") and name.endswith(".py")} <= set(names)
     assert not [name for name in names if name.startswith("tests/")]
     metadata = zipfile.ZipFile(wheel).read("gridkit-0.1.0.dist-info/METADATA").decode()
     assert "Requires-Python: >=3.11" in metadata and "License-File: LICENSE" in metadata
