@@ -29,13 +29,14 @@ _WHERE = {
     "AdamW": "gridkit.plans.optim",
     "GridkitError": "gridkit.errors",
 }
-_MODULES = ("aio", "errors")
+_MODULES = ("aio", "errors", "options")
 
 __all__ = ["__version__", *_MODULES, *_WHERE]
 
 if TYPE_CHECKING:  # `as`: that a type checker takes them for public
     from gridkit import aio as aio
     from gridkit import errors as errors
+    from gridkit import options as options
     from gridkit.errors import GridkitError as GridkitError
     from gridkit.plans.optim import SGD as SGD
     from gridkit.plans.optim import Adam as Adam

@@ -16,12 +16,16 @@
         ├── WorkersFailed      the quorum can't be met; names the workers and groups equal causes
         └── EvaluationFailed   the function passed as `evaluate` raised
 
-The text of each has two parts: what happened and to whom, then, on a second line, what to try.
+The text of each has two parts: what happened and to whom, then, on a second line, what to try. In a notebook these two
+lines are all that is shown, unless ``gridkit.options.full_tracebacks`` is true.
 """
 
 from __future__ import annotations
 
 import enum
+import sys
+
+from gridkit import options
 
 
 class ErrorCode(enum.StrEnum):
@@ -82,6 +86,23 @@ class GridkitError(Exception):
 
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message}\nTry: {self.hint}"
+
+    def _render_traceback_(self) -> list[str]:
+        """The lines that IPython shows: the two of the text, or, when asked for, the whole traceback with its causes.
+
+        Foreign text may stand in a message: control characters (such as colours of a terminal) are taken out, and line
+        breaks, so that two lines are two lines.
+        """
+        if options.full_tracebacks:
+            shell = sys.modules["IPython"].get_ipython()
+            lines: list[str] = shell.InteractiveTB.structured_traceback(type(self), self, self.__traceback__)
+            return lines
+        shown = [f"{type(self).__name__}: {_one_line(self.message)}"]
+        return shown if self.hint is None else [*shown, f"Try: {_one_line(self.hint)}"]
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 class UsageError(GridkitError, ValueError):
@@ -149,4 +170,7 @@ class WorkersFailed(RunError):
 
 
 class EvaluationFailed(RunError):
-    """The function passed as `evaluate` raised; the original error is the `__cause__`."""
+    """The function passed as `evaluate` raised; the original error is the `__cause__`.
+
+    Its text names the line of the user's own file or cell.
+    """

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
-from gridkit import results, threads
+from gridkit import cells, results, threads
 from gridkit.bridge import BRIDGE
 from gridkit.errors import ErrorCode, EvaluationFailed, GridkitError, UsageError
 from gridkit.federated.history import History, Row
@@ -369,9 +369,11 @@ class _Evaluator:
             try:
                 values = results.metric_values(self._evaluate(model))
             except Exception as error:  # noqa: BLE001  it is the user's; wait() raises it
+                line = cells.line_of(error)
                 failed = EvaluationFailed(
-                    f"evaluate raised {type(error).__name__} after round {round} of {run.title}: {error}",
-                    "the original error stands above; run.model is the model that it was given",
+                    f"evaluate raised {type(error).__name__} after round {round} of {run.title}: {error}"
+                    f"{'' if line is None else f' ({line})'}",
+                    "evaluate(run.model) raises it again; gk.options.full_tracebacks = True shows where",
                 )
                 failed.__cause__ = error
                 run._end(failed)

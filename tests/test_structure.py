@@ -20,7 +20,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # Which parts of gridkit a part may import besides itself and errors.py; parts are the folders and the top-level files.
 ARROWS: dict[str, set[str]] = {
-    "errors": set(),
+    "errors": {"options"},
     "wire": set(),
     "federated": {"wire"},
     "plans": {"wire"},
@@ -31,8 +31,9 @@ ARROWS: dict[str, set[str]] = {
     "bridge": {"waitloop"},
     "waitloop": set(),
     "options": set(),
+    "cells": set(),
     "threads": set(),
-    "widgets": {"options", "threads"},
+    "widgets": {"cells", "options", "threads"},
     "results": {"federated", "wire"},
 }
 # The simulator is a worker and a node in one process: what it gives back is a Run.

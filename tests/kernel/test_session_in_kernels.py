@@ -129,7 +129,7 @@ def test_an_error_in_evaluate_is_raised_by_wait_in_its_cell(kernel: Kernel) -> N
     kernel.run("run = train('bad evaluate', evaluate=lambda trained: {'x': 1 / 0})")
     (cell,) = kernel.finish([kernel.send("run.wait()")])
     assert cell.error == "EvaluationFailed"
-    assert "ZeroDivisionError: division by zero" in without_colours(cell.traceback)
+    assert "ZeroDivisionError after round 1" in cell.traceback and "division by zero (In[" in cell.traceback
     assert kernel.run("2 + 2").result == "4"
 
 
