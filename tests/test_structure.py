@@ -36,8 +36,9 @@ ARROWS: dict[str, set[str]] = {
     "widgets": {"cells", "options", "threads"},
     "results": {"federated", "wire"},
 }
-# The simulator is a worker and a node in one process: what it gives back is a Run.
-MORE_ARROWS = {"gridkit/workers/simulate.py": {"run", "threads"}}
+# The simulator is a worker and a node in one process: what it gives back is a Run. A plan shows itself as HTML, which
+# is escaped in one place.
+MORE_ARROWS = {"gridkit/workers/simulate.py": {"run", "threads"}, "gridkit/plans/explain.py": {"widgets"}}
 # Node and client pass plans on and check their form; they never trace or run one.
 ONLY_THE_FORM = {"node", "client"}
 FORM_OF_PLANS = {"gridkit.plans.form", "gridkit.plans.plan", "gridkit.plans.ops", "gridkit.plans.check"}

@@ -17,6 +17,8 @@ from gridkit.wire.tensors import TensorSpec
 if TYPE_CHECKING:
     import torch
 
+    from gridkit.plans.explain import Explanation
+
 InputRole = Literal["x", "y", "weight", "lr", "param", "buffer", "optimizer"]
 OutputRole = Literal["loss", "param", "buffer", "optimizer"]
 Size = int | Literal["B"]
@@ -155,6 +157,30 @@ class Plan:
         from gridkit.plans.engine_torch import run
 
         return run(self, inputs)
+
+    def explain(self, batch: int = 8) -> Explanation:
+        """What the plan holds, what it costs, and what a worker would learn and send; text and HTML of its own.
+
+        Args:
+            batch: number of samples that the costs are worked out for.
+
+        Raises:
+            UsageError: `batch` is no number of samples.
+            PlanError: the plan can't run with that many samples, or needs more memory than allowed.
+
+        Example:
+            >>> told = plan.explain(batch=32)           # doctest: +SKIP
+            >>> told.flops, told.peak_memory, [s.name for s in told.sends]      # doctest: +SKIP
+            (666390, 63444, ['0.weight', '0.bias', '2.weight', '2.bias'])
+        """
+        from gridkit.plans.explain import explain
+
+        return explain(self, batch)
+
+    def _repr_html_(self) -> str:
+        from gridkit.plans.explain import card
+
+        return card(self)
 
     def __repr__(self) -> str:
         params = self._specs("param")

@@ -69,6 +69,6 @@ def card(title: object, facts: Mapping[str, object], *details: object) -> Html:
     return tag("div", tag("strong", title), tag("table", tag("tbody", *lines)), *details, class_="gridkit")
 
 
-def details(summary: object, *content: object) -> Html:
-    """A part that opens at a click."""
-    return tag("details", tag("summary", summary), *content)
+def details(summary: object, *content: object, opened: bool = False) -> Html:
+    """A part that opens and closes at a click."""
+    return tag("details", tag("summary", summary), *content, open="open" if opened else None)
