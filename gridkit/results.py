@@ -1,4 +1,4 @@
-"""What a run's rows come to: two tables, a picture, the error that names the workers, the comparison of two models."""
+"""What a run's rows come to: two tables, the error that names the workers, the comparison of two models."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gridkit.errors import RunError, UsageError, WorkersFailed
+from gridkit.errors import RunError, WorkersFailed
 from gridkit.federated.history import History, Row
 from gridkit.wire.tensors import Array
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
 _ROUND_COLUMNS = {
     "loss": "float64",
@@ -73,29 +72,6 @@ def reports_frame(reports: Sequence[Row]) -> pd.DataFrame:
 
     columns = {name: pd.Series([row[name] for row in reports], dtype=kind) for name, kind in _REPORT_COLUMNS.items()}
     return pd.DataFrame(columns)
-
-
-def draw(frame: pd.DataFrame, title: str, ax: Axes | None, metrics: Sequence[str] | None) -> Axes:
-    """Lines over rounds. See `RunBase.plot`."""
-    from matplotlib import pyplot
-    from matplotlib.ticker import MaxNLocator
-
-    if metrics is None:
-        metrics = [name for name in frame.columns if name not in _ROUND_COLUMNS or name == "loss"]
-    for name in metrics:
-        if name not in frame.columns:
-            raise UsageError(f"there is no metric {name!r}", f"use some of: {', '.join(frame.columns)}")
-    if ax is None:
-        ax = pyplot.subplots(figsize=(6, 3.5), layout="constrained")[1]
-    for name, style in zip(metrics, ["-", "--", ":", "-."] * len(metrics), strict=False):
-        ax.plot(frame.index, frame[name], style, marker="o", markersize=3, label=name)
-    ax.set_xlabel("round")
-    ax.set_title(title)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if metrics:
-        ax.legend(frameon=False)
-    ax.grid(alpha=0.3)
-    return ax
 
 
 def failure(history: History, title: str, *, can_debug: bool) -> RunError:

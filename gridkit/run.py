@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 from gridkit import cells, results, threads
 from gridkit.bridge import BRIDGE
 from gridkit.errors import ErrorCode, EvaluationFailed, GridkitError, UsageError
-from gridkit.federated.history import History, Row
+from gridkit.federated.history import History, Row, Standing
 from gridkit.plans.plan import Plan
+from gridkit.widgets.snapshot import RunSnapshot, WorkerRow
 from gridkit.wire.tensors import Array
 from gridkit.workers.settings import LocalSettings
 
@@ -92,6 +93,8 @@ class RunBase:
         self._done: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._done.set_running_or_notify_cancel()  # from here on a cancelled wait can't cancel it
         self._lock = threading.Lock()
+        self._listeners: dict[object, Callable[[], None]] = {}
+        self._clock_ahead = math.inf  # of this clock, against that which stamps the rows (s)
         self._evaluated: dict[int, dict[str, float]] = {}
         self._evaluator: _Evaluator | None = None
         if evaluate is not None:
@@ -119,13 +122,10 @@ class RunBase:
         return f"'{self.name}' {self.version}"
 
     def __repr__(self) -> str:
-        finished = len(self.history.rounds)
-        of = "" if self.rounds is None else f" of {self.rounds}"
-        last = self.history.rounds[-1] if self.history.rounds else None
-        loss = "" if last is None or last["loss"] is None else f", loss {last['loss']:.4g}"
-        values = self._evaluated.get(last["round"], {}) if last else {}
-        shown = "".join(f", {key} {value:.4g}" for key, value in list(values.items())[:3])
-        return f"<Run {self.title}: {self.status}, {finished}{of} rounds{loss}{shown}>"
+        return f"<Run {self.title}: {self.snapshot().line}>"
+
+    def _repr_html_(self) -> str:
+        return self.snapshot().card()
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -151,7 +151,50 @@ class RunBase:
         Raises:
             UsageError: there is no such metric.
         """
-        return results.draw(self.metrics, f"{self.name} {self.version}", ax, metrics)
+        from gridkit.widgets.plot import draw
+
+        return draw(self.metrics, f"{self.name} {self.version}", ax, metrics)
+
+    def snapshot(self) -> RunSnapshot:
+        """All that a panel shows of it, as one value: status, progress, metrics, a row a worker. No I/O."""
+        with self._lock:
+            history = self.history
+            metrics = results.metrics_frame(tuple(history.rounds), dict(self._evaluated))
+            now = time.time() - self._clock_ahead
+            workers = tuple(_worker_row(worker, now) for _, worker in sorted(history.workers.items()))
+            return RunSnapshot(
+                title=self.title,
+                status=self.status,
+                done=self.done,
+                round=history.cycle,
+                rounds_done=len(history.rounds),
+                rounds=self.rounds,
+                metrics=metrics,
+                workers=workers,
+                error=str(self._done.exception() or "") if self.done else "",
+            )
+
+    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Have `listener` called after each change, until it is over.
+
+        Args:
+            listener: called without arguments, on any thread; it must return at once and raise nothing (set an event,
+                and look at `snapshot` on a thread of your own).
+
+        Returns:
+            A function that ends it.
+
+        >>> changed = threading.Event()
+        >>> unsubscribe = run.subscribe(changed.set)                                # doctest: +SKIP
+        """
+        key = object()
+        with self._lock:
+            self._listeners[key] = listener
+        return lambda: self._listeners.pop(key, None) and None
+
+    def _changed(self) -> None:
+        for listener in tuple(self._listeners.values()):
+            listener()
 
     # -- rows
 
@@ -159,6 +202,8 @@ class RunBase:
         with self._lock:
             if not self.history.apply(row):
                 return
+            # Rows come a little late and never early: the least delay seen is the difference of the clocks.
+            self._clock_ahead = min(self._clock_ahead, time.time() - row["at"])
         if row["kind"] == "aggregated" and self._evaluator is not None:
             self._evaluator.add(row["cycle"], row["checkpoint"])
         if row["kind"] == "finished":
@@ -166,6 +211,7 @@ class RunBase:
                 self._evaluator.finish()
             else:
                 self._end(None)
+        self._changed()
 
     def _end(self, error: BaseException | None) -> None:
         with self._lock:
@@ -177,6 +223,7 @@ class RunBase:
                 self._done.set_result(None)
             else:
                 self._done.set_exception(error)
+        self._changed()
 
     def _fail(self, error: BaseException) -> None:
         self._end(error)
@@ -381,7 +428,16 @@ class _Evaluator:
                 return
             with run._lock:
                 run._evaluated[round] = values
+            run._changed()
         run._end(None)
+
+
+def _worker_row(worker: Row, now: float) -> WorkerRow:
+    seconds = worker["seconds"]
+    if worker["state"] is Standing.TRAINING:
+        seconds = max(0.0, now - worker["since"])
+    about = {name: worker[name] for name in ("samples", "verdict", "message")}
+    return WorkerRow(worker["worker"], str(worker["state"]), seconds=seconds, **about)
 
 
 def verify(run_a: RunBase, run_b: RunBase) -> results.Verification:

@@ -19,6 +19,7 @@ finished outcome, reason
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -113,6 +114,19 @@ def _aggregated(state: CycleState, at: float) -> Row:
     }
 
 
+class Standing(enum.StrEnum):
+    """Where a worker stands in a round, in words for people."""
+
+    WAITING = "waiting"
+    TRAINING = "training"
+    REPORTED = "reported"
+    REFUSED = "refused"
+    FAILED = "failed"
+    NO_ANSWER = "no answer"
+    STOPPED = "stopped"
+    ABSENT = "not in this round"
+
+
 class History:
     """Rows put together: a row a round, a row a worker and round, and how it ended.
 
@@ -122,7 +136,8 @@ class History:
             warning, error; the verdict of a worker that didn't answer in time is NOT_ANSWERED.
         outcome, reason: None until the training is over.
         stopping: whether a stop was asked for.
-        at_work: workers of the open round that haven't reported, by slot.
+        workers: by slot, where each one that is known stands in the newest round: dicts with worker, state (a
+            `Standing`), since (when it was assigned, or None), samples, seconds, verdict, message.
         cohort_size: clients of the newest round, with a fixed roster; else 0.
     """
 
@@ -132,7 +147,7 @@ class History:
         self.cohort_size = 0
         self.rounds: list[Row] = []
         self.reports: list[Row] = []
-        self.at_work: dict[int, str] = {}
+        self.workers: dict[int, Row] = {}
         self.outcome: str | None = None
         self.reason: str | None = None
         self.stopping = False
@@ -146,15 +161,16 @@ class History:
             case "opened":
                 self.cycle = row["cycle"]
                 self.cohort_size = len(row["cohort"] or ())
-                self.at_work = {}
+                known = {slot: worker["worker"] for slot, worker in self.workers.items()}
+                for slot in sorted(known.keys() | set(row["cohort"] or ())):
+                    state = Standing.WAITING if slot in (row["cohort"] or ()) else Standing.ABSENT
+                    self._stands(slot, known.get(slot, f"client {slot}"), state)
             case "assigned":
-                self.at_work[row["slot"]] = row["worker"]
+                self._stands(row["slot"], row["worker"], Standing.TRAINING, since=row["at"])
             case "reported":
-                self.at_work.pop(row["slot"], None)
-                self.reports.append(_report_row(row))
+                self._heard(_report_row(row), Standing.FAILED if row["error"] else Standing.REFUSED)
             case "expired":
-                self.at_work.pop(row["slot"], None)
-                self.reports.append(_report_row({**row, "verdict": str(ErrorCode.NOT_ANSWERED)}))
+                self._heard(_report_row({**row, "verdict": str(ErrorCode.NOT_ANSWERED)}), Standing.NO_ANSWER)
             case "aggregated":
                 names = ("loss", "accepted", "refused", "samples", "seconds", "bytes")
                 self.rounds.append({"round": row["cycle"], **{name: row[name] for name in names}})
@@ -162,7 +178,26 @@ class History:
                 self.stopping = True
             case "finished":
                 self.outcome, self.reason = row["outcome"], row["reason"]
+                for worker in self.workers.values():
+                    if worker["state"] in (Standing.WAITING, Standing.TRAINING):
+                        worker["state"] = Standing.STOPPED
         return True
+
+    def _heard(self, report: Row, otherwise: Standing) -> None:
+        self.reports.append(report)
+        state = Standing.REPORTED if report["verdict"] == "accepted" else otherwise
+        told = {name: report[name] for name in ("samples", "seconds", "verdict", "message")}
+        self._stands(report["slot"], report["worker"], state, **told)
+
+    def _stands(self, slot: int, worker: str, state: Standing, **known: Any) -> None:
+        nothing = {"since": None, "samples": None, "seconds": math.nan, "verdict": "", "message": ""}
+        self.workers[slot] = {"worker": worker, "state": state, **nothing, **known}
+
+    @property
+    def at_work(self) -> dict[int, str]:
+        """The workers of the open round that haven't reported, by slot."""
+        training = Standing.TRAINING
+        return {slot: worker["worker"] for slot, worker in self.workers.items() if worker["state"] is training}
 
     def failures(self, round: int) -> list[Row]:
         """The reports of a round that don't count."""

@@ -134,3 +134,53 @@ def test_a_loss_that_nobody_sent_is_none() -> None:
     training.step(cycle.ReportCame(1.0, "id-0", key, "d", Verdict(None), 5))
     training.aggregated()
     assert training.history.rounds[0]["loss"] is None and math.isnan(training.history.reports[0]["loss"])
+
+
+def standing(training: Training) -> dict[str, str]:
+    return {worker["worker"]: str(worker["state"]) for worker in training.history.workers.values()}
+
+
+def test_where_each_worker_stands_in_the_newest_round() -> None:
+    training = Training(clients=4, num_cycles=2, cycle_length=10, tolerate=3)
+    assert standing(training) == {f"client {slot}": "waiting" for slot in range(4)}
+    training.work(0, samples=30)
+    training.work(1, verdict=BAD)
+    training.work(2, verdict=FAILED)
+    training.ask(3, at=4.0)
+    assert standing(training) == {
+        "client 0": "reported", "client 1": "refused", "client 2": "failed", "client 3": "training",
+    }  # fmt: skip
+    workers = training.history.workers
+    assert (workers[0]["samples"], workers[0]["verdict"]) == (30, "accepted")
+    assert workers[1]["message"] == BAD.message and workers[2]["message"] == "ValueError: no"
+    assert workers[3]["since"] == 4.0 and math.isnan(workers[3]["seconds"])
+    training.step(cycle.Tick(10.0))
+    assert standing(training)["client 3"] == "no answer"
+    training.aggregated()
+    assert set(standing(training).values()) == {"waiting"}
+    training.ask(3), training.step(cycle.StopAsked(20.0, now=True))
+    assert set(standing(training).values()) == {"stopped"}
+
+
+def test_those_outside_of_the_cohort_are_named_once_they_are_known() -> None:
+    training = Training(clients=4, num_cycles=20, fraction=0.5)
+    known: set[str] = set()
+    for _ in range(6):
+        cohort = {f"client {slot}" for slot in cycle.cohort(training.rules, training.state.sequence)}
+        known |= cohort
+        assert {name for name, state in standing(training).items() if state == "waiting"} == cohort
+        assert {name for name, state in standing(training).items() if state == "not in this round"} == known - cohort
+        for slot in cycle.cohort(training.rules, training.state.sequence):
+            training.work(slot)
+        training.aggregated()
+    assert len(known) == 4
+
+
+def test_visitors_of_an_earlier_round_are_not_in_this_one_until_they_ask_again() -> None:
+    training = Training(min_diffs=1, max_diffs=2, num_cycles=2)
+    assert training.history.workers == {}
+    training.work(0), training.work(1)
+    training.aggregated()
+    assert standing(training) == {"client 0": "not in this round", "client 1": "not in this round"}
+    training.ask(1)
+    assert standing(training) == {"client 0": "not in this round", "client 1": "training"}

@@ -1,0 +1,142 @@
+"""What a panel shows of a training at one moment: values, and the words, tables and cards made of them.
+
+A Run makes a `RunSnapshot`; the live panel, the card and the line of text of a Run, and the twin in a saved notebook
+all show what stands in it, so they can't disagree.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gridkit.widgets.html import Html, card, joined, table, tag
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WORKER_COLUMNS = ("worker", "state", "samples", "seconds", "verdict", "message")
+_MESSAGE = 160  # characters of a worker's message; the whole stands in run.reports
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """A worker in the newest round.
+
+    Attributes:
+        state: in words: waiting, training, reported, refused, failed, no answer, stopped, not in this round.
+        samples: that it reported, or None.
+        seconds: from its assignment to its report; until now while it trains; NaN when it wasn't assigned.
+        verdict: "accepted", the code of what was wrong, or "".
+        message: what was wrong, or "".
+    """
+
+    name: str
+    state: str
+    samples: int | None = None
+    seconds: float = math.nan
+    verdict: str = ""
+    message: str = ""
+
+    def cells(self) -> tuple[str, ...]:
+        """One text a column of `WORKER_COLUMNS`."""
+        samples = "" if self.samples is None else f"{self.samples:,}"
+        seconds = "" if math.isnan(self.seconds) else f"{self.seconds:.1f}"
+        message = self.message if len(self.message) <= _MESSAGE else self.message[:_MESSAGE] + "…"
+        return self.name, self.state, samples, seconds, self.verdict, message
+
+
+@dataclass(frozen=True, slots=True)
+class RunSnapshot:
+    """A training at one moment.
+
+    Attributes:
+        title: name and version.
+        status: "running", "stopping", "completed", "stopped" or "failed".
+        done: whether it is over, and evaluated: nothing changes any more.
+        round: the newest round's number; 0 before the first.
+        rounds_done, rounds: how many are over, and were asked for (None: without end).
+        metrics: a row a round, as `Run.metrics`.
+        workers: by slot.
+        error: what `Run.wait` raises (message and advice on two lines), or "".
+    """
+
+    title: str
+    status: str
+    done: bool
+    round: int
+    rounds_done: int
+    rounds: int | None
+    metrics: pd.DataFrame
+    workers: tuple[WorkerRow, ...]
+    error: str = ""
+
+    @property
+    def progress(self) -> str:
+        """Such as "3 of 10 rounds"."""
+        of = "" if self.rounds is None else f" of {self.rounds}"
+        return f"{self.rounds_done}{of} round{'' if (self.rounds or self.rounds_done) == 1 else 's'}"
+
+    @property
+    def newest(self) -> dict[str, float]:
+        """The newest value of the loss and of what `evaluate` returned (at most three)."""
+        values: dict[str, float] = {}
+        evaluated = [name for name in self.metrics.columns[: self.metrics.columns.get_loc("loss")]]
+        for name in ["loss", *evaluated[:3]]:
+            known = self.metrics[name].dropna()
+            if len(known):
+                values[str(name)] = float(known.iloc[-1])
+        return values
+
+    @property
+    def line(self) -> str:
+        """Status, progress and newest values in a line."""
+        values = "".join(f", {name} {value:.4g}" for name, value in self.newest.items())
+        return f"{self.status}, {self.progress}{values}"
+
+    @property
+    def at_work(self) -> str:
+        """Such as "round 4: 2 training, 1 reported"; "" when nothing is under way."""
+        if self.done or not self.workers:
+            return ""
+        states = [worker.state for worker in self.workers]
+        return f"round {self.round}: " + ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states))
+
+    def text(self) -> str:
+        """All of it as plain text, a line a worker."""
+        lines = [f"{self.title}: {self.line}", *([self.error] if self.error else [])]
+        rows = [WORKER_COLUMNS, *(worker.cells() for worker in self.workers)]
+        if self.workers:
+            widths = [max(len(row[at]) for row in rows) for at in range(len(WORKER_COLUMNS))]
+            padded = (zip(row, widths, strict=True) for row in rows)
+            lines += ["  ".join(cell.ljust(width) for cell, width in row).rstrip() for row in padded]
+        return "\n".join(lines)
+
+    def worker_table(self) -> Html:
+        """A row a worker."""
+        if not self.workers:
+            return tag("p", "No worker has come yet.")
+        return table(
+            WORKER_COLUMNS, [worker.cells() for worker in self.workers], caption=f"workers, round {self.round}"
+        )
+
+    def status_line(self, note: str = "") -> Html:
+        """What a screen reader says when it changes; `note` is the panel's own last word."""
+        error = [tag("br"), *_lines(self.error)] if self.error else []
+        words = [part for part in (self.line, self.at_work, note) if part]
+        return tag("div", "; ".join(words), *error, role="status", aria_live="polite")
+
+    def card(self) -> Html:
+        """The facts of `line`, a row each."""
+        values = {name: f"{value:.4g}" for name, value in self.newest.items()}
+        facts: dict[str, object] = {"status": self.status, "rounds": self.progress, **values}
+        if self.error:
+            facts["error"] = joined(_lines(self.error))
+        return card(f"Run {self.title}", facts)
+
+
+def _lines(text: str) -> list[Html]:
+    parts: list[Html] = []
+    for line in text.splitlines():
+        parts += [tag("br"), tag("span", line)] if parts else [tag("span", line)]
+    return parts
