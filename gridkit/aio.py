@@ -12,6 +12,7 @@ import contextlib
 import functools
 import json
 import os
+import weakref
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
@@ -57,10 +58,29 @@ class SessionCore(Generic[RunT]):
         self._pool = pool or Pool()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self._seen: dict[tuple[str, str], None] = {}  # trainings, as the node listed them last: reprs ask nobody
+        self._runs: weakref.WeakValueDictionary[tuple[str, str], RunT] = weakref.WeakValueDictionary()
 
     def __repr__(self) -> str:
-        kind = "embedded node" if self._embedded else "node"
-        return f"Session({self.url!r}, {kind}{', closed' if self._closed else ''})"
+        return f"Session({self.url!r}, {', '.join(str(fact) for fact in self.facts().values())})"
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if not name.startswith("_")]
+
+    def facts(self) -> dict[str, object]:
+        """What is known of session and node without asking anybody."""
+        workers, trainings = len(self._pool.pids), len(self._seen)
+        return {
+            "state": "closed" if self._closed else "open",
+            "node": "embedded" if self._embedded else "runs by itself",
+            "workers": f"{workers} worker process{'' if workers == 1 else 'es'}",
+            "trainings": f"{trainings} training{'' if trainings == 1 else 's'} seen",
+        }
+
+    def _repr_html_(self) -> str:
+        from gridkit.widgets.html import card
+
+        return card(f"Session {self.url}", self.facts())
 
     @property
     def url(self) -> str:
@@ -86,10 +106,11 @@ class SessionCore(Generic[RunT]):
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.to_thread(self._pool.close)
-        await self._link.close()
-        if self._embedded is not None:
-            await asyncio.to_thread(self._embedded.close)
+        await _close(self._link, self._pool, self._embedded)
+
+    def _closing(self) -> Callable[[], Coroutine[Any, Any, None]]:
+        """What closes all that this session holds, without holding the session."""
+        return functools.partial(_close, self._link, self._pool, self._embedded)
 
     async def host_training(
         self,
@@ -279,7 +300,9 @@ class SessionCore(Generic[RunT]):
 
     async def processes(self) -> list[dict[str, Any]]:
         """Every training on the node: id, name, version, configurations, where it stands."""
-        return await self._node.processes()
+        entries = await self._node.processes()
+        self._seen = dict.fromkeys((entry["name"], entry["version"]) for entry in entries)
+        return entries
 
     # -- inside
 
@@ -298,7 +321,7 @@ class SessionCore(Generic[RunT]):
 
     async def _entry(self, name: str, version: str | None) -> dict[str, Any]:
         """The newest training of that name as the node lists it."""
-        for entry in reversed(await self._node.processes()):
+        for entry in reversed(await self.processes()):
             if entry["name"] == name and version in (None, entry["version"]):
                 return dict(entry)
         raise NotFoundError(
@@ -330,10 +353,12 @@ class SessionCore(Generic[RunT]):
 
     def _follow(self, hosted: Hosted, name: str, version: str, **about: Any) -> RunT:
         source = NodeSource(self._node, hosted.process, name, version, self._spawn)
-        return self._run_class(name, version, source, **about)
+        self._seen[name, version] = None
+        run = self._runs[name, version] = self._run_class(name, version, source, **about)
+        return run
 
     async def _free_version(self, name: str) -> str:
-        taken = {entry["version"] for entry in await self._node.processes() if entry["name"] == name}
+        taken = {entry["version"] for entry in await self.processes() if entry["name"] == name}
         return next(v for v in (f"{n}.0" for n in range(1, len(taken) + 2)) if v not in taken)
 
     async def _give_up(self, name: str, version: str, clients: Sequence[Client], reason: str) -> None:
@@ -363,6 +388,13 @@ class Session(SessionCore[AsyncRun]):
     """The async session; `train` and `run` give an `AsyncRun`."""
 
     _run_class = AsyncRun
+
+
+async def _close(link: Link, pool: Pool, embedded: NodeProcess | None) -> None:
+    await asyncio.to_thread(pool.close)
+    await link.close()
+    if embedded is not None:
+        await asyncio.to_thread(embedded.close)
 
 
 def _spread(clients: Sequence[tuple[Any, Any]], processes: int) -> list[tuple[np.ndarray, np.ndarray]]:

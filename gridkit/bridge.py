@@ -119,6 +119,21 @@ class Bridge:
             coro.close()
             raise
 
+    def leave(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have `work` done on the I/O thread, if there still is one; nobody waits for it or hears of it.
+
+        For finalizers, which the garbage collector calls on any thread at any moment: it takes no lock.
+        """
+        io = self._io
+        if io is not None:
+            with contextlib.suppress(RuntimeError):  # that loop is closed, and with it all that it held
+                io.call_soon_threadsafe(self._begin, work)
+
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = asyncio.get_running_loop().create_task(work())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     def close(self) -> None:
         """Cancel what runs on the I/O thread and end it. Called when the interpreter ends; there is no way back."""
         with self._lock:

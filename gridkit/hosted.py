@@ -35,7 +35,26 @@ class HostedTraining(Generic[RunT]):
         self._url = url
 
     def __repr__(self) -> str:
-        return f"HostedTraining({self.name!r}, {self.version!r}, at {self._url})"
+        return f"HostedTraining({self.name!r}, {self.version!r}, at {self._url}, {self._progress})"
+
+    def _repr_html_(self) -> str:
+        from gridkit.widgets.html import card, details, tag
+
+        how = "A data holder sets GRIDKIT_TOKEN to this training's worker_token, and types:"
+        facts = {"at": self._url, "status": self._progress}
+        return card(
+            f"Hosted training '{self.name}' {self.version}",
+            facts,
+            details("How to join", how, tag("pre", self.command)),
+        )
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if not name.startswith("_")]
+
+    @property
+    def _progress(self) -> str:
+        done, of = len(self.run.history.rounds), "" if self.run.rounds is None else f" of {self.run.rounds}"
+        return f"{self.run.status}, {done}{of} rounds"
 
     @property
     def command(self) -> str:

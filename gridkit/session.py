@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import getpass
 import os
 import sys
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gridkit import aio
+from gridkit import aio, cells
 from gridkit.bridge import BRIDGE, sync
 from gridkit.errors import UsageError
+from gridkit.federated import strategies
+from gridkit.plans.plan import Plan
 from gridkit.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import nn
+
+    from gridkit.widgets.launcher import Launcher, NewTraining
+    from gridkit.widgets.panel import Panel
 
 __all__ = ["Runs", "Session", "connect", "launch"]
 
@@ -24,13 +32,19 @@ class _Core(aio.SessionCore[Run]):
 
     _run_class = Run
 
+    async def newest(self) -> Run | None:
+        """The Run of the training hosted last: the one that this session has already, or one that follows it."""
+        entries = await self.processes()
+        if not entries:
+            return None
+        return self._runs.get((entries[-1]["name"], entries[-1]["version"])) or await self._known(entries[-1])
+
 
 class Runs(Mapping[tuple[str, str], Run]):
     """The trainings on a node: ``grid.runs["digits", "1.0"]`` is a Run, also after a kernel restart."""
 
     def __init__(self, core: _Core) -> None:
         self._core = core
-        self._names: list[tuple[str, str]] = []
 
     def __getitem__(self, key: tuple[str, str] | str) -> Run:
         if isinstance(key, str):
@@ -40,17 +54,22 @@ class Runs(Mapping[tuple[str, str], Run]):
         return BRIDGE.sync(self._core.run(*key))
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        self._names = [(entry["name"], entry["version"]) for entry in BRIDGE.sync(self._core.processes())]
-        return iter(self._names)
+        return iter([(entry["name"], entry["version"]) for entry in BRIDGE.sync(self._core.processes())])
 
     def __len__(self) -> int:
         return len(list(iter(self)))
 
     def __repr__(self) -> str:
-        return f"Runs on {self._core.url}"
+        return f"<Runs on {self._core.url}: {len(self._core._seen)} seen>"
+
+    def _repr_html_(self) -> str:
+        from gridkit.widgets.html import card, table
+
+        title = f"Runs on {self._core.url}: {len(self._core._seen)} seen"
+        return card(title, {}, table(("name", "version"), list(self._core._seen)))
 
     def _ipython_key_completions_(self) -> list[tuple[str, str]]:
-        return self._names  # those seen last: completion makes no call
+        return list(self._core._seen)  # completion makes no call
 
     def to_frame(self) -> pd.DataFrame:
         """A row a training: name, version, phase, cycle, outcome."""
@@ -62,13 +81,24 @@ class Runs(Mapping[tuple[str, str], Run]):
 
 
 class Session:
-    """What a person holds in a notebook. Made by `launch` or `connect`; a context manager."""
+    """What a person holds in a notebook. Made by `launch` or `connect`; a context manager.
+
+    It is closed by `close`, by running the cell that made it again, and when nobody holds it or a Run of it any more.
+    """
 
     def __init__(self, core: _Core) -> None:
         self._core = core
+        # Not of this object: whoever holds a Run, or `grid.runs`, holds the core too.
+        weakref.finalize(core, BRIDGE.leave, core._closing()).atexit = False
 
     def __repr__(self) -> str:
         return repr(self._core)
+
+    def _repr_html_(self) -> str:
+        return self._core._repr_html_()
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if not name.startswith("_")]
 
     def __enter__(self) -> Session:
         return self
@@ -97,18 +127,88 @@ class Session:
     train = sync(_Core.train)
     worker_token = sync(_Core.worker_token)
 
+    def launcher(
+        self,
+        *,
+        model: nn.Module | None = None,
+        plan: Plan | None = None,
+        clients: Sequence[tuple[Any, Any]] | None = None,
+        evaluate: Callable[[Any], Mapping[str, float]] | None = None,
+        name: str | None = None,
+    ) -> Launcher:
+        """A form that launches a training, or takes part in a hosted one, and shows it live.
+
+        Args:
+            model, plan, clients, evaluate, name: as in `train`. What isn't given is chosen from the notebook's
+                variables: models with a plan that fits them, lists of ``(x, y)``, functions of one argument.
+
+        Raises:
+            UsageError: `plan` doesn't fit `model`, or `clients` isn't a list of ``(x, y)``.
+        """
+        from gridkit.widgets.launcher import Launcher
+
+        return Launcher(_Desk(self._core), model=model, plan=plan, clients=clients, evaluate=evaluate, name=name)
+
+    def panel(self) -> Panel:
+        """All in one: session and node, the trainings, the launcher, and the newest training live."""
+        from gridkit.widgets.panel import Panel
+
+        return Panel(_Desk(self._core))
+
+
+class _Desk:
+    """What the widgets need of a session: see `gridkit.widgets.panel.Node`. Nothing here waits."""
+
+    strategies = strategies.NAMES
+
+    def __init__(self, core: _Core) -> None:
+        self._core = core
+
+    def facts(self) -> Mapping[str, object]:
+        return {"address": self._core.url, **self._core.facts()}
+
+    def trainings(self) -> concurrent.futures.Future[list[dict[str, Any]]]:
+        return BRIDGE.submit(self._core.processes())
+
+    def newest(self) -> concurrent.futures.Future[Run | None]:
+        return BRIDGE.submit(self._core.newest())
+
+    def train(self, new: NewTraining) -> concurrent.futures.Future[Run]:
+        training = self._core.train(
+            new.model,
+            new.plan,
+            name=new.name,
+            clients=new.clients,
+            rounds=new.rounds,
+            batch_size=new.batch_size,
+            lr=new.lr,
+            strategy=new.strategy,
+            evaluate=new.evaluate,
+        )
+        return BRIDGE.submit(training)
+
+    def join(self, name: str, version: str, clients: Sequence[tuple[Any, Any]]) -> concurrent.futures.Future[Run]:
+        return BRIDGE.submit(self._core.join(name, version, clients=clients))
+
 
 def launch(*, data: str | os.PathLike[str] | None = None, host: str = "127.0.0.1", workers: int = 2) -> Session:
     """Start a node of this session's own and worker processes ahead of the first training. See `gridkit.aio.launch`.
 
+    In a notebook: running the cell again closes the session that it made before.
+
     Example:
         >>> grid = gk.launch()                                                      # doctest: +SKIP
     """
-    return Session(BRIDGE.sync(aio.open_launched(_Core, data, host, workers)))
+    cells.renew()
+    session = Session(BRIDGE.sync(aio.open_launched(_Core, data, host, workers)))
+    cells.remember(session)
+    return session
 
 
 def connect(url: str, *, token: str | None = None) -> Session:
     """Open a session on a node that runs already. See `gridkit.aio.connect`; without a token you are asked for it.
+
+    In a notebook: running the cell again closes the session that it made before.
 
     Example:
         >>> grid = gk.connect("http://127.0.0.1:5000")                              # doctest: +SKIP
@@ -116,4 +216,7 @@ def connect(url: str, *, token: str | None = None) -> Session:
     known = token or os.environ.get("GRIDKIT_TOKEN") or aio.stored_token(url)
     if known is None and ((sys.stdin is not None and sys.stdin.isatty()) or "ipykernel" in sys.modules):
         known = getpass.getpass(f"token for {url}: ") or None
-    return Session(BRIDGE.sync(aio.open_connected(_Core, url, known)))
+    cells.renew()
+    session = Session(BRIDGE.sync(aio.open_connected(_Core, url, known)))
+    cells.remember(session)
+    return session

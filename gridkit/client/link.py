@@ -91,6 +91,8 @@ class Link:
         """
         waited = 0.0
         for attempt in itertools.count():
+            if self._http.is_closed:
+                raise NodeUnreachable(f"the session to {self.url} is closed", "gk.connect or gk.launch opens another")
             try:
                 response = await self._http.request(method, path, **kwargs)
             except httpx.TransportError as error:

@@ -80,3 +80,131 @@ def test_the_whole_traceback_is_one_option_away(kernel: Kernel) -> None:
 def test_other_errors_stay_as_they_are(kernel: Kernel) -> None:
     shown = "\n".join(failed(kernel, "def f():\n    1 / 0\nf()"))
     assert "ZeroDivisionError" in shown and "Traceback" in shown
+
+
+# -- completion
+
+
+def completed(kernel: Kernel, code: str) -> list[str]:
+    """What the front-end offers after `code`."""
+    name = kernel.client.complete(code, len(code))
+    while True:
+        reply = kernel.client.get_shell_msg(timeout=20)
+        if reply["parent_header"].get("msg_id") == name:
+            matches: list[str] = reply["content"]["matches"]
+            return matches
+
+
+def test_names_of_runs_are_completed_without_a_call(kernel: Kernel) -> None:
+    kernel.run("train('alpha').wait(); train('beta').wait(); list(grid.runs)")
+    offered = completed(kernel, "grid.runs['")
+    assert any("alpha" in match for match in offered) and any("beta" in match for match in offered)
+    assert any("1.0" in match for match in completed(kernel, "grid.runs['alpha', '"))
+    kernel.run("calls = []; link = grid._core._link; request = link.request")
+    kernel.run("link.request = lambda *a, **k: (calls.append(a), request(*a, **k))[1]")
+    assert completed(kernel, "grid.runs['") == offered
+    assert kernel.run("del link.request; calls").result == "[]"
+
+
+def test_arguments_and_members_are_completed(kernel: Kernel) -> None:
+    assert {"clients=", "rounds=", "strategy=", "evaluate="} <= set(completed(kernel, "grid.train(model, plan, "))
+    assert {"clients=", "processes="} <= set(completed(kernel, "grid.join('x', "))
+    assert {"model=", "plan=", "clients="} <= set(completed(kernel, "grid.launcher("))
+    members = {match.rpartition(".")[2] for match in completed(kernel, "grid.")}
+    wanted = {"close", "host_training", "join", "launcher", "panel", "pids", "runs", "train", "url", "worker_token"}
+    assert wanted <= members and len(members) <= 16
+
+
+# -- reprs ask nobody
+
+
+def test_reprs_make_no_call(kernel: Kernel) -> None:
+    code = """
+    hosted = grid.host_training(model, plan, name='reprs', server_config={'num_cycles': 3})
+    run = train('shown').wait()
+    calls = []
+    link.request = lambda *a, **k: (calls.append(a), request(*a, **k))[1]
+    shown = [grid, grid.runs, hosted, hosted.run, run, plan]
+    texts = [repr(each) for each in shown]
+    cards = [each._repr_html_() for each in shown]
+    del link.request
+    print(all(len(text.splitlines()) == 1 for text in texts), max(map(len, cards)) < 50_000, calls)
+    print(repr(grid)); print(repr(hosted))
+    """
+    kernel.run("link = grid._core._link; request = link.request")
+    said = kernel.run(code.replace("\n    ", "\n")).text.splitlines()
+    assert said[0] == "True True []"
+    assert "open, embedded, 2 worker processes" in said[1] and "running, 0 of 3 rounds" in said[2]
+
+
+# -- cells that run again
+
+COUNT = """
+def held():
+    "(child processes, threads, open files and sockets)"
+    gc.collect()
+    me = psutil.Process()
+    children = [p for p in me.children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+    return len(children), threading.active_count(), me.num_fds()
+
+def settled(limit, seconds=15):
+    end = time.monotonic() + seconds
+    while any(a > b for a, b in zip(now := held(), limit)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return now
+"""
+
+
+def test_launching_again_and_again_leaks_nothing(kernel: Kernel) -> None:
+    kernel.run(COUNT)
+    again = "other = gk.launch(workers=1); kept = other; kept"  # `Out` holds it too
+    follow = "run = other.train(model, plan, name='x', clients=shards, rounds=100_000, processes=1); run"
+    for _ in range(2):  # the first ones start what stays: threads of the pool of the I/O loop
+        kernel.run(again)
+        kernel.run(follow)
+    kernel.run("before = held()")
+    for _ in range(3):
+        kernel.run(again)
+        kernel.run(follow)
+    assert (
+        kernel.run("now = settled(before); all(a <= b for a, b in zip(now, before)) or (before, now)").result == "True"
+    )
+    assert kernel.run("other.close(); run.done").result == "True"
+
+
+def test_connecting_again_and_again_leaks_nothing(kernel: Kernel) -> None:
+    kernel.run(COUNT)
+    again = "remote = gk.connect(grid.url, token=grid._core._embedded.token); followed = remote.runs['alpha']; remote"
+    for _ in range(2):
+        kernel.run(again)
+    kernel.run("before = held(); first = remote")
+    for _ in range(5):
+        kernel.run(again)
+    assert (
+        kernel.run("now = settled(before); all(a <= b for a, b in zip(now, before)) or (before, now)").result == "True"
+    )
+    shown = failed(kernel, "list(first.runs)")
+    assert shown == [
+        f"NodeUnreachable: the session to {kernel.run('print(grid.url)').text.strip()} is closed",
+        "Try: gk.connect or gk.launch opens another",
+    ]
+
+
+def test_several_sessions_of_one_cell_live_side_by_side(kernel: Kernel) -> None:
+    again = "both = [gk.connect(grid.url, token=grid._core._embedded.token) for _ in range(2)]"
+    kernel.run(again)
+    assert kernel.run("[len(list(each.runs)) > 0 for each in both]").result == "[True, True]"
+    kernel.run("former = both")
+    kernel.run(again)
+    assert kernel.run("[repr(each).count('closed') for each in [*former, *both]]").result == "[1, 1, 0, 0]"
+
+
+def test_a_session_that_nobody_holds_is_closed_but_not_while_it_trains(kernel: Kernel) -> None:
+    kernel.run(COUNT)
+    kernel.run("before = held()")
+    kernel.run("one = gk.launch(workers=1); run = one.train(model, plan, name='held', clients=shards, rounds=30)")
+    kernel.run("del one; gc.collect()")
+    assert kernel.run("run.wait().status, len(run.state)").result == "('completed', 4)"
+    kernel.run("del run; gc.collect()")
+    wait = "now = settled(before); now[0] <= before[0] or (before, now)"
+    assert kernel.run(wait).result == "True"

@@ -26,6 +26,7 @@ class Strategy(Protocol):
 
 
 _STRATEGIES: dict[str, Strategy] = {"fedavg": FedAvg()}
+NAMES = tuple(_STRATEGIES)
 
 
 def get(name: str) -> Strategy:
@@ -41,4 +42,4 @@ def get(name: str) -> Strategy:
     return _STRATEGIES[name]
 
 
-__all__ = ["Strategy", "get"]
+__all__ = ["NAMES", "Strategy", "get"]

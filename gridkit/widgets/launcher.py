@@ -1,0 +1,400 @@
+"""A form that starts a training, or takes part in a hosted one, and shows it live beneath.
+
+It knows no session: what it needs of one stands in `Grid`. No click waits for anything: requests are started, and what
+comes of them is applied by a thread of its own when it comes.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import ipywidgets as W
+
+from gridkit import cells, threads
+from gridkit.errors import GridkitError, UsageError
+from gridkit.widgets import found
+from gridkit.widgets.html import Html, joined, tag
+
+T = TypeVar("T")
+Row = Mapping[str, Any]
+
+_WIDE = {"description_width": "6.5em"}
+_NONE = "(none)"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NewTraining:
+    """What the form asks for; the members are `grid.train`'s arguments."""
+
+    model: Any
+    plan: Any
+    name: str
+    clients: Sequence[tuple[Any, Any]]
+    rounds: int
+    batch_size: int
+    lr: float
+    strategy: str
+    evaluate: Callable[[Any], Mapping[str, float]] | None
+
+
+class Launched(Protocol):
+    """A training that has been started, such as a Run."""
+
+    @property
+    def done(self) -> bool: ...
+
+    @property
+    def title(self) -> str: ...
+
+    def watch(self) -> Any:
+        """A live panel, such as `RunWatch`: with a Stop of its own, that returns at once."""
+        ...
+
+    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]: ...
+
+
+class Grid(Protocol):
+    """What a launcher needs of a session. Nothing here waits: what comes, comes through futures."""
+
+    @property
+    def strategies(self) -> Sequence[str]:
+        """The names that `strategy` may have."""
+        ...
+
+    def trainings(self) -> Future[Any]:
+        """The trainings on the node, a `Row` each, oldest first, as `SessionCore.processes` gives them."""
+        ...
+
+    def train(self, new: NewTraining) -> Future[Any]:
+        """A `Launched`."""
+        ...
+
+    def join(self, name: str, version: str, clients: Sequence[tuple[Any, Any]]) -> Future[Any]:
+        """A `Launched`."""
+        ...
+
+
+class Launcher(W.VBox):  # type: ignore[misc]
+    """Choose a model of the notebook, or a hosted training; clients; Launch. Stop stops it.
+
+    Args:
+        grid: of a session.
+        model, plan, clients, evaluate, name: taken as they are; what is missing is looked for in the notebook.
+        on_rows: told the node's trainings each time they come.
+
+    Raises:
+        UsageError: `plan` doesn't fit `model`, or `clients` isn't a list of ``(x, y)``.
+
+    Example:
+        >>> grid.launcher(model=model, plan=plan, clients=shards)                   # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        *,
+        model: Any = None,
+        plan: Any = None,
+        clients: Sequence[tuple[Any, Any]] | None = None,
+        evaluate: Callable[[Any], Mapping[str, float]] | None = None,
+        name: str | None = None,
+        on_rows: Callable[[Sequence[Row]], None] = lambda rows: None,
+    ) -> None:
+        self._check(model, plan, clients)
+        self._grid = grid
+        self._on_rows = on_rows
+        self._given = (model, plan, clients, evaluate, name)
+        self._lock = threading.Lock()
+        self._busy = False
+        self._run: Launched | None = None
+        self._watch: Any = None
+        self._filling = False
+        self._shown: tuple[str, str | None] | None = None
+        self._suggested = ""
+        self.what = W.ToggleButtons(
+            options=[("A model in this notebook", "model"), ("A hosted training", "hosted")],
+            description="Train",
+            style=_WIDE,
+            tooltips=["Host it on the node and train it", "Take part in it; its rounds and strategy are its own"],
+        )
+        self.model = W.Dropdown(description="Model", style=_WIDE, layout=_wide())
+        self.hosted = W.Dropdown(description="Training", style=_WIDE, layout=_wide())
+        self.name = W.Text(description="Name", style=_WIDE, layout=_wide(), continuous_update=False)
+        self.clients = W.Dropdown(description="Clients", style=_WIDE, layout=_wide())
+        self.evaluate = W.Dropdown(description="Evaluate", style=_WIDE, layout=_wide())
+        self.rounds = W.BoundedIntText(10, 0, 1_000_000, description="Rounds", style=_WIDE, layout=_narrow())
+        self.batch_size = W.BoundedIntText(8, 1, 1_000_000, description="Batch size", style=_WIDE, layout=_narrow())
+        self.lr = W.BoundedFloatText(0.1, min=0.0, max=1e6, description="Rate (lr)", style=_WIDE, layout=_narrow())
+        self.strategy = W.Dropdown(options=list(grid.strategies), description="Strategy", style=_WIDE, layout=_narrow())
+        self.launch_button = W.Button(description="Launch", button_style="primary", icon="play")
+        self.stop_button = W.Button(description="Stop", icon="stop", disabled=True)
+        self.refresh_button = W.Button(description="Refresh", icon="refresh")
+        self.launch_button.tooltip = "Start the training; the notebook stays free"
+        self.stop_button.tooltip = "Stop after this round; again: at once"
+        self.refresh_button.tooltip = "Look again for variables and hosted trainings"
+        self.status = W.HTML()
+        self.below = W.VBox()
+        super().__init__(
+            [
+                self.what,
+                self.model,
+                self.hosted,
+                self.name,
+                self.clients,
+                self.evaluate,
+                W.HBox([self.rounds, self.strategy], layout=W.Layout(flex_flow="row wrap")),
+                W.HBox([self.batch_size, self.lr], layout=W.Layout(flex_flow="row wrap")),
+                W.HBox([self.launch_button, self.stop_button, self.refresh_button]),
+                self.status,
+                self.below,
+            ]
+        )
+        self.launch_button.on_click(lambda _: self.launch())
+        self.stop_button.on_click(lambda _: self.stop())
+        self.refresh_button.on_click(lambda _: self.refresh())
+        for chooser in (self.what, self.model, self.hosted):
+            chooser.observe(lambda _: self._show_choice(), "value")
+        self.say("")
+        self.refresh()
+        cells.remember(self)
+
+    # -- the form
+
+    def refresh(self) -> None:
+        """Look again for what can be trained. Returns at once; the hosted trainings come when the node answers."""
+        self._filling = True
+        namespace = _namespace()
+        model, plan, clients, evaluate, name = self._given
+        self._choose(self.model, {each.label: each for each in found.trainables(namespace, model, plan)})
+        if clients is None:
+            lists = found.client_lists(namespace)
+        else:
+            lists = [found.Clients(next((n for n, v in namespace.items() if v is clients), "the clients"), clients)]
+        self._choose(self.clients, {each.label: each for each in lists})
+        if evaluate is None:
+            functions = {_NONE: None, **found.evaluators(namespace)}
+            self._choose(self.evaluate, functions, "evaluate" if "evaluate" in functions else _NONE)
+        else:
+            self._choose(self.evaluate, {getattr(evaluate, "__name__", "the function"): evaluate})
+        if name is not None:
+            self.name.value = name
+        self._filling = False
+        self._show_choice()
+        self.ask(self._grid.trainings, self._show_trainings)
+
+    def _show_trainings(self, rows: Sequence[Row]) -> None:
+        """Only trainings that one can join: not over, without a fixed roster."""
+        open_ones = [r for r in rows if r["outcome"] is None and r["server_config"].get("clients") is None]
+        self._choose(self.hosted, {f"{row['name']} {row['version']}": row for row in open_ones})
+        self._on_rows(rows)
+
+    @staticmethod
+    def _choose(chooser: W.Dropdown, options: Mapping[str, Any], first: str | None = None) -> None:
+        """Offer these, and keep what was chosen if it is still there; else `first`, or the newest."""
+        before = chooser.label
+        chooser.options = list(options.items())
+        if options:
+            wanted = before if before in options else first
+            chooser.label = wanted if wanted in options else list(options)[-1]
+
+    def _show_choice(self) -> None:
+        """Make the form fit what is chosen. What a person has typed stays as long as the choice does."""
+        hosted = self.what.value == "hosted"
+        shown = (self.what.value, (self.hosted if hosted else self.model).label)
+        if self._filling or shown == self._shown:
+            return
+        self._shown = shown
+        for part, visible in (
+            (self.model, not hosted),
+            (self.hosted, hosted),
+            (self.name, not hosted),
+            (self.evaluate, not hosted),
+        ):
+            part.layout.display = "" if visible else "none"
+        for part in (self.rounds, self.batch_size, self.lr, self.strategy):
+            part.disabled = hosted
+        chosen = self.hosted.value if hosted else self.model.value
+        if chosen is None:
+            return
+        if hosted:
+            server, client = chosen["server_config"], chosen["client_config"]
+            self.rounds.value = server.get("num_cycles") or 0
+            self.strategy.value = server.get("strategy") or "fedavg"
+            self.batch_size.value = client.get("batch_size") or self.batch_size.value
+            self.lr.value = client.get("lr") or self.lr.value
+        else:
+            self.lr.value = chosen.plan.lr
+            if not self.name.value or self.name.value == self._suggested:
+                self.name.value = self._suggested = chosen.name
+
+    # -- the buttons
+
+    def launch(self) -> None:
+        """What the Launch button does. Returns at once; a second call while the first is under way does nothing."""
+        with self._lock:
+            if self._busy:
+                return
+            self._busy = True
+        self.launch_button.disabled = True
+        self.say("starting …")
+        self.ask(self._start, self._launched, self._launched_nothing)
+
+    def _start(self) -> Future[Launched]:
+        shards = self.clients.value
+        if shards is None:
+            raise UsageError("there are no clients", "make a list of (x, y) in the notebook, then Refresh")
+        if self.what.value == "hosted":
+            row = self.hosted.value
+            if row is None:
+                raise UsageError("no training on this node can be joined", "grid.host_training(…) hosts one")
+            return self._grid.join(row["name"], row["version"], shards.shards)
+        chosen = self.model.value
+        if chosen is None:
+            raise UsageError(
+                "there is no model with a plan that fits it", "plan = gk.training_plan(model, …), then Refresh"
+            )
+        return self._grid.train(
+            NewTraining(
+                chosen.model,
+                chosen.plan,
+                self.name.value.strip() or chosen.name,
+                shards.shards,
+                self.rounds.value,
+                self.batch_size.value,
+                self.lr.value,
+                self.strategy.value,
+                self.evaluate.value,
+            )
+        )
+
+    def _launched(self, run: Launched) -> None:
+        self._show_run(run)
+        self.say(f"launched {run.title}")
+        self.refresh()
+
+    def follow(self, run: Launched) -> None:
+        """Show this training beneath, unless another one was launched meanwhile."""
+        with self._lock:
+            if self._busy or self._run is not None:
+                return
+            self._busy = True
+        self.launch_button.disabled = True
+        self._show_run(run)
+
+    def _show_run(self, run: Launched) -> None:
+        before, self._watch, self._run = self._watch, run.watch(), run
+        self.below.children = (self._watch,)
+        if before is not None:
+            before.close()
+        self.stop_button.disabled = False
+        run.subscribe(self._changed)
+        self._changed()
+
+    def _launched_nothing(self, error: BaseException) -> None:
+        self._say_error(error)
+        self._busy = False
+        self.launch_button.disabled = False
+
+    def _changed(self) -> None:
+        """Called by the run, from any thread: when it is over, the form is free again."""
+        with self._lock:
+            if self._run is None or not self._run.done or not self._busy:
+                return
+            self._busy = False
+        self.stop_button.disabled = True
+        self.launch_button.disabled = False
+        self.ask(self._grid.trainings, self._show_trainings)
+
+    def stop(self) -> None:
+        """What the Stop button does: stop after this round; a second time: now."""
+        if self._watch is not None:
+            self._watch.stop()
+
+    def close(self) -> None:
+        """Close the form and the panel beneath; the training goes on."""
+        if self._watch is not None:
+            self._watch.close()
+        dispose(self)
+
+    # -- words
+
+    def say(self, text: str) -> None:
+        """Show a line of status."""
+        self.status.value = _status(text)
+
+    def _say_error(self, error: BaseException) -> None:
+        lines = str(error).splitlines() or [""]
+        self.status.value = _status(f"{type(error).__name__}: {lines[0]}", *lines[1:])
+
+    def ask(
+        self,
+        start: Callable[[], Future[T]],
+        apply: Callable[[T], None],
+        failed: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        """Start something, and apply what comes of it on a thread of its own; an error is shown."""
+        failed = failed or self._say_error
+        try:
+            future = start()
+        except GridkitError as error:
+            failed(error)
+            return
+
+        def wait() -> None:
+            try:
+                apply(future.result())
+            except Exception as error:  # noqa: BLE001  whatever it is, the person who clicked sees it
+                failed(error)
+
+        context = contextvars.copy_context()
+        threads.start(lambda: context.run(wait), name="gridkit-launcher", end=lambda: _cancel(future))
+
+    @staticmethod
+    def _check(model: Any, plan: Any, clients: Any) -> None:
+        if model is not None and not found.is_model(model):
+            raise UsageError(f"model is a {type(model).__name__}", "pass an nn.Module")
+        if plan is not None and not found.is_plan(plan):
+            raise UsageError(f"plan is a {type(plan).__name__}", "pass what gk.training_plan returns")
+        if model is not None and plan is not None and not found.fits(model, plan):
+            raise UsageError(
+                f"the plan '{plan.name}' doesn't fit the model", "trace it from this model with gk.training_plan"
+            )
+        if clients is not None and not found.is_shards(clients):
+            raise UsageError("clients isn't a list of (x, y)", "pass one pair of arrays a client, of equal length")
+
+
+def _status(*lines: str) -> Html:
+    parts = [part for line in lines for part in (tag("br"), line)][1:]
+    return tag("div", joined(parts), role="status", aria_live="polite")
+
+
+def dispose(widget: Any) -> None:
+    """Close a widget, all that it holds, and their layouts and styles: each is known to the front-end on its own."""
+    for child in getattr(widget, "children", ()):
+        dispose(child)
+    for part in (getattr(widget, "layout", None), getattr(widget, "style", None)):
+        if isinstance(part, W.Widget):
+            part.close()
+    W.Widget.close(widget)
+
+
+def _cancel(future: Future[Any]) -> None:
+    future.cancel()
+
+
+def _namespace() -> Mapping[str, Any]:
+    shell = cells.shell()
+    return {} if shell is None else dict(shell.user_ns)
+
+
+def _wide() -> W.Layout:
+    return W.Layout(width="min(100%, 34em)")
+
+
+def _narrow() -> W.Layout:
+    return W.Layout(width="min(100%, 17em)")
