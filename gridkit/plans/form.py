@@ -43,8 +43,9 @@ MAX_RANK = 8
 MAX_GUARDS = 100
 MAX_GUARD_DEPTH = 8
 
-INPUT_ROLES = ("x", "y", "weight", "lr", "param", "buffer", "optimizer")
-OUTPUT_ROLES = ("loss", "param", "buffer", "optimizer")
+INPUT_ROLES = ("x", "y", "weight", "lr", "param", "buffer", "optimizer", "uniform", "arg")
+BATCHED_ROLES = ("x", "y", "weight", "uniform", "arg")
+OUTPUT_ROLES = ("loss", "param", "buffer", "optimizer", "result")
 GUARD_OPS = {"add": 2, "mul": 2, "floordiv": 2, "mod": 2, "eq": 2, "ne": 2, "lt": 2, "le": 2, "gt": 2, "ge": 2}
 GUARD_OPS |= {"and": 2, "or": 2, "not": 1}
 
@@ -186,7 +187,7 @@ def _roles(inputs: Iterable[Input], outputs: Iterable[Output]) -> None:
             raise PlanError(f"two inputs of role {i.role} are called {i.name!r}, or two have that role")
         held[i.role, i.name] = i
     wanted = [key for key in held if key[0] in ("param", "buffer", "optimizer")]
-    given: list[tuple[str, str]] = [(o.role, o.name) for o in outputs if o.role != "loss"]
+    given: list[tuple[str, str]] = [(o.role, o.name) for o in outputs if o.role not in ("loss", "result")]
     if given and given != wanted:
         raise PlanError("the outputs for parameters, buffers and optimiser state differ from the inputs")
 
@@ -213,11 +214,13 @@ class _Reader:
         if not isinstance(role, str) or role not in INPUT_ROLES:
             raise PlanError(f"{where}: unknown role {_show(role)}")
         shape = tuple(_list(item["shape"], f"dimensions of {where}", MAX_RANK))
-        batched = role in ("x", "y", "weight")
+        batched = role in BATCHED_ROLES
         if not all(_is_int(s, 0, 1 << 40) or (s == "B" and batched and i == 0) for i, s in enumerate(shape)):
-            raise PlanError(f'{where}: shape {_show(list(shape))}; only x, y and weight may begin with "B"')
+            raise PlanError(f'{where}: shape {_show(list(shape))}; only {", ".join(BATCHED_ROLES)} may begin with "B"')
         if role == "lr" and (shape or dtype != "float64"):
             raise PlanError(f"{where}: a learning rate is one float64")
+        if role == "uniform" and dtype != "float32":
+            raise PlanError(f"{where}: uniform numbers are float32")
         id = self._define(item["id"], "Scalar" if role == "lr" else "Tensor", where)
         return Input(id, name, role, dtype, shape)  # type: ignore[arg-type]  # the role was just looked up
 

@@ -75,6 +75,10 @@ _PARAM = re.compile(
 
 _LABELS = ("self", "target", "ignore_index")
 _FORWARD = {
+    "aten.adaptive_max_pool2d_backward.default": Forward(
+        "aten.adaptive_max_pool2d.default", ("self",), (("indices", 1),)
+    ),
+    "aten.embedding_dense_backward.default": Forward("aten.embedding.default", ("indices",), ()),
     "aten.max_pool2d_with_indices_backward.default": Forward(
         "aten.max_pool2d_with_indices.default",
         ("self", "kernel_size", "stride", "padding", "dilation", "ceil_mode"),

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from gridkit.plans.explain import Explanation
 
-InputRole = Literal["x", "y", "weight", "lr", "param", "buffer", "optimizer"]
-OutputRole = Literal["loss", "param", "buffer", "optimizer"]
+InputRole = Literal["x", "y", "weight", "lr", "param", "buffer", "optimizer", "uniform", "arg"]
+OutputRole = Literal["loss", "param", "buffer", "optimizer", "result"]
 Size = int | Literal["B"]
 
 

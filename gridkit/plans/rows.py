@@ -39,6 +39,17 @@ ROWS: tuple[tuple[Rule, str], ...] = (
         """,
     ),
     (shapes.cat, "aten.cat.default(Tensor[] tensors, int dim=0) -> Tensor"),
+    (shapes.stack, "aten.stack.default(Tensor[] tensors, int dim=0) -> Tensor"),
+    (shapes.repeat, "aten.repeat.default(Tensor self, int[] repeats) -> Tensor"),
+    (shapes.flip, "aten.flip.default(Tensor self, int[] dims) -> Tensor"),
+    (shapes.roll, "aten.roll.default(Tensor self, int[1] shifts, int[1] dims=[]) -> Tensor"),
+    (
+        shapes.triangle,
+        """
+        aten.triu.default(Tensor self, int diagonal=0) -> Tensor
+        aten.tril.default(Tensor self, int diagonal=0) -> Tensor
+        """,
+    ),
     (shapes.pad, "aten.constant_pad_nd.default(Tensor self, int[] pad, Scalar value=0) -> Tensor"),
     (
         shapes.same,
@@ -48,6 +59,9 @@ ROWS: tuple[tuple[Rule, str], ...] = (
         aten.abs.default(Tensor self) -> Tensor
         aten.sign.default(Tensor self) -> Tensor
         aten.sgn.default(Tensor self) -> Tensor
+        aten.floor.default(Tensor self) -> Tensor
+        aten.ceil.default(Tensor self) -> Tensor
+        aten.round.default(Tensor self) -> Tensor
         aten.gelu.default(Tensor self, *, str approximate="none") -> Tensor
         aten.silu.default(Tensor self) -> Tensor
         aten.elu.default(Tensor self, Scalar alpha=1, Scalar scale=1, Scalar input_scale=1) -> Tensor
@@ -140,8 +154,22 @@ ROWS: tuple[tuple[Rule, str], ...] = (
         aten.addcmul.default(Tensor self, Tensor tensor1, Tensor tensor2, *, Scalar value=1) -> Tensor
         """,
     ),
+    (
+        shapes.bitwise,
+        """
+        aten.bitwise_not.default(Tensor self) -> Tensor
+        aten.bitwise_and.Tensor(Tensor self, Tensor other) -> Tensor
+        aten.bitwise_or.Tensor(Tensor self, Tensor other) -> Tensor
+        """,
+    ),
     (shapes.where, "aten.where.self(Tensor condition, Tensor self, Tensor other) -> Tensor"),
-    (shapes.masked_fill, "aten.masked_fill.Scalar(Tensor self, Tensor mask, Scalar value) -> Tensor"),
+    (
+        shapes.masked_fill,
+        """
+        aten.masked_fill.Scalar(Tensor self, Tensor mask, Scalar value) -> Tensor
+        aten.masked_fill.Tensor(Tensor self, Tensor mask, Tensor value) -> Tensor
+        """,
+    ),
     (
         shapes.backward_of_element,
         """
@@ -177,7 +205,14 @@ ROWS: tuple[tuple[Rule, str], ...] = (
         """,
     ),
     (shapes.scalar, "aten.scalar_tensor.default(Scalar s, *, dtype? dtype=None) -> Tensor"),
-    (shapes.arange, "aten.arange.default(Scalar end, *, dtype? dtype=None) -> Tensor"),
+    (
+        shapes.arange,
+        """
+        aten.arange.default(Scalar end, *, dtype? dtype=None) -> Tensor
+        aten.arange.start(Scalar start, Scalar end, *, dtype? dtype=None) -> Tensor
+        aten.arange.start_step(Scalar start, Scalar end, Scalar step=1, *, dtype? dtype=None) -> Tensor
+        """,
+    ),
     (shapes.same, "aten.clone.default(Tensor self, *, MemoryFormat? memory_format=None) -> Tensor"),
     (
         shapes.cast,

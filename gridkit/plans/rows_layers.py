@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gridkit.plans import shapes_layers
+from gridkit.plans import shapes_index, shapes_layers
 from gridkit.plans.shapes import Rule
 
 LAYERS: tuple[tuple[Rule, str], ...] = (
@@ -11,6 +11,7 @@ LAYERS: tuple[tuple[Rule, str], ...] = (
         """
         aten.mm.default(Tensor self, Tensor mat2) -> Tensor
         aten.bmm.default(Tensor self, Tensor mat2) -> Tensor
+        aten.baddbmm.default(Tensor self, Tensor batch1, Tensor batch2, *, Scalar beta=1, Scalar alpha=1) -> Tensor
         aten.addmm.default(Tensor self, Tensor mat1, Tensor mat2, *, Scalar beta=1, Scalar alpha=1) -> Tensor
         """,
     ),
@@ -144,5 +145,115 @@ LAYERS: tuple[tuple[Rule, str], ...] = (
         aten.mean.default(Tensor self, *, dtype? dtype=None) -> Tensor
         aten.mean.dim(Tensor self, int[1]? dim, bool keepdim=False, *, dtype? dtype=None) -> Tensor
         """,
+    ),
+    (
+        shapes_layers.batch_norm,
+        """
+        aten._native_batch_norm_legit_functional.default(Tensor input, Tensor? weight, Tensor? bias,
+            Tensor running_mean, Tensor running_var, bool training, float momentum, float eps)
+            -> (Tensor, Tensor, Tensor, Tensor, Tensor)
+        aten._native_batch_norm_legit.no_stats(Tensor input, Tensor? weight, Tensor? bias, bool training,
+            float momentum, float eps) -> (Tensor, Tensor, Tensor)
+        aten._native_batch_norm_legit_no_training.default(Tensor input, Tensor? weight, Tensor? bias,
+            Tensor running_mean, Tensor running_var, float momentum, float eps) -> (Tensor, Tensor, Tensor)
+        """,
+    ),
+    (
+        shapes_layers.batch_norm_backward,
+        "aten.native_batch_norm_backward.default(Tensor grad_out, Tensor input, Tensor? weight, Tensor? running_mean, "
+        "Tensor? running_var, Tensor? save_mean, Tensor? save_invstd, bool train, float eps, bool[3] output_mask) "
+        "-> (Tensor, Tensor, Tensor)",
+    ),
+    (
+        shapes_layers.attention,
+        "aten._scaled_dot_product_flash_attention_for_cpu.default(Tensor query, Tensor key, Tensor value, "
+        "float dropout_p=0.0, bool is_causal=False, *, Tensor? attn_mask=None, float? scale=None) -> (Tensor, Tensor)",
+    ),
+    (
+        shapes_layers.attention_backward,
+        "aten._scaled_dot_product_flash_attention_for_cpu_backward.default(Tensor grad_out, Tensor query, Tensor key, "
+        "Tensor value, Tensor out, Tensor logsumexp, float dropout_p, bool is_causal, *, Tensor? attn_mask=None, "
+        "float? scale=None) -> (Tensor, Tensor, Tensor)",
+    ),
+    (shapes_layers.safe_softmax, "aten._safe_softmax.default(Tensor self, int dim, dtype? dtype=None) -> Tensor"),
+    (shapes_layers.glu, "aten.glu.default(Tensor self, int dim=-1) -> Tensor"),
+    (shapes_layers.glu_backward, "aten.glu_backward.default(Tensor grad_output, Tensor self, int dim) -> Tensor"),
+    (
+        shapes_layers.upsample,
+        "aten.upsample_nearest2d.default(Tensor self, int[2] output_size, float? scales_h=None, float? scales_w=None) "
+        "-> Tensor",
+    ),
+    (
+        shapes_layers.upsample_backward,
+        "aten.upsample_nearest2d_backward.default(Tensor grad_output, int[2] output_size, int[4] input_size, "
+        "float? scales_h=None, float? scales_w=None) -> Tensor",
+    ),
+    (shapes_layers.pixel_shuffle, "aten.pixel_shuffle.default(Tensor self, int upscale_factor) -> Tensor"),
+    (shapes_layers.pixel_unshuffle, "aten.pixel_unshuffle.default(Tensor self, int downscale_factor) -> Tensor"),
+    (
+        shapes_layers.adaptive_max_pool,
+        "aten.adaptive_max_pool2d.default(Tensor self, int[2] output_size) -> (Tensor, Tensor)",
+    ),
+    (
+        shapes_layers.adaptive_max_pool_backward,
+        "aten.adaptive_max_pool2d_backward.default(Tensor grad_output, Tensor self, Tensor indices) -> Tensor",
+    ),
+    (
+        shapes_layers.extreme,
+        """
+        aten.amax.default(Tensor self, int[1] dim=[], bool keepdim=False) -> Tensor
+        aten.amin.default(Tensor self, int[1] dim=[], bool keepdim=False) -> Tensor
+        """,
+    ),
+    (
+        shapes_layers.extreme_of_dim,
+        """
+        aten.max.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor, Tensor)
+        aten.min.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor, Tensor)
+        """,
+    ),
+    (
+        shapes_layers.index_of_extreme,
+        """
+        aten.argmax.default(Tensor self, int? dim=None, bool keepdim=False) -> Tensor
+        aten.argmin.default(Tensor self, int? dim=None, bool keepdim=False) -> Tensor
+        """,
+    ),
+    (
+        shapes_layers.mean,
+        """
+        aten.var.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> Tensor
+        aten.std.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> Tensor
+        aten.logsumexp.default(Tensor self, int[1] dim, bool keepdim=False) -> Tensor
+        aten.linalg_vector_norm.default(Tensor self, Scalar ord=2, int[1]? dim=None, bool keepdim=False, *,
+            dtype? dtype=None) -> Tensor
+        """,
+    ),
+    (shapes_layers.cumulated, "aten.cumsum.default(Tensor self, int dim, *, dtype? dtype=None) -> Tensor"),
+    (
+        shapes_index.embedding,
+        "aten.embedding.default(Tensor weight, Tensor indices, int padding_idx=-1, bool scale_grad_by_freq=False, "
+        "bool sparse=False) -> Tensor",
+    ),
+    (
+        shapes_index.embedding_backward,
+        "aten.embedding_dense_backward.default(Tensor grad_output, Tensor indices, int num_weights, int padding_idx, "
+        "bool scale_grad_by_freq) -> Tensor",
+    ),
+    (
+        shapes_index.gather,
+        "aten.gather.default(Tensor self, int dim, Tensor index, *, bool sparse_grad=False) -> Tensor",
+    ),
+    (
+        shapes_index.scatter,
+        """
+        aten.scatter.src(Tensor self, int dim, Tensor index, Tensor src) -> Tensor
+        aten.scatter_add.default(Tensor self, int dim, Tensor index, Tensor src) -> Tensor
+        """,
+    ),
+    (shapes_index.index_select, "aten.index_select.default(Tensor self, int dim, Tensor index) -> Tensor"),
+    (
+        shapes_index.index_add,
+        "aten.index_add.default(Tensor self, int dim, Tensor index, Tensor source, *, Scalar alpha=1) -> Tensor",
     ),
 )

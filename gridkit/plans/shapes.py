@@ -177,6 +177,13 @@ def compare(a: Args) -> Meta:
     return Meta(broadcast(a["self"].shape, other.shape) if isinstance(other, Meta) else a["self"].shape, "bool")
 
 
+def bitwise(a: Args) -> Meta:
+    """On bools and integers."""
+    other = a["other"] if "other" in a else a["self"]
+    need(kind_of(a["self"].dtype) < 2 and kind_of(other.dtype) < 2, f"bits of {a['self'].dtype} and {other.dtype}")
+    return pair(dict(a, other=other))
+
+
 def where(a: Args) -> Meta:
     need(a["condition"].dtype == "bool", "the condition isn't bool")
     shape = broadcast(a["condition"].shape, a["self"].shape, a["other"].shape)
@@ -185,6 +192,8 @@ def where(a: Args) -> Meta:
 
 def masked_fill(a: Args) -> Meta:
     need(a["mask"].dtype == "bool", "the mask isn't bool")
+    if isinstance(a["value"], Meta):
+        need(a["value"].shape == (), f"filling with {text_of(a['value'].shape)}, expected a single value")
     return Meta(broadcast(a["self"].shape, a["mask"].shape), a["self"].dtype)
 
 
@@ -299,6 +308,40 @@ def cat(a: Args) -> Meta:
     return Meta(tuple(shape), result_type(*tensors))
 
 
+def stack(a: Args) -> Meta:
+    tensors = a["tensors"]
+    need(bool(tensors), "stack of nothing")
+    shape = tensors[0].shape
+    need(all(t.shape == shape for t in tensors), "sizes differ")
+    at = axis_of(a["dim"], len(shape) + 1)
+    return Meta((*shape[:at], len(tensors), *shape[at:]), result_type(*tensors))
+
+
+def repeat(a: Args) -> Meta:
+    shape, times = a["self"].shape, sized(a["repeats"])
+    need(len(times) >= len(shape), f"repeat {text_of(shape)} by {text_of(times)}")
+    shape = (1,) * (len(times) - len(shape)) + shape
+    return Meta(tuple(s * t for s, t in zip(shape, times, strict=True)), a["self"].dtype)
+
+
+def flip(a: Args) -> Meta:
+    if a["dims"]:
+        axes_of(a["dims"], len(a["self"].shape))
+    return same(a)
+
+
+def roll(a: Args) -> Meta:
+    need(len(a["shifts"]) == max(len(a["dims"]), 1), f"{len(a['shifts'])} shifts of {len(a['dims'])} dimensions")
+    for dim in a["dims"]:
+        axis_of(dim, len(a["self"].shape))
+    return same(a)
+
+
+def triangle(a: Args) -> Meta:
+    need(len(a["self"].shape) >= 2, f"a triangle of {text_of(a['self'].shape)}")
+    return same(a)
+
+
 def pad(a: Args) -> Meta:
     shape, widths = list(a["self"].shape), a["pad"]
     need(len(widths) % 2 == 0 and len(widths) <= 2 * len(shape), f"padding {text_of(widths)} of {text_of(shape)}")
@@ -325,8 +368,11 @@ def scalar(a: Args) -> Meta:
 
 
 def arange(a: Args) -> Meta:
-    need(a["end"] >= 0, f"arange({a['end']})")
-    return Meta((math.ceil(a["end"]),), a["dtype"] or _number_type(a["end"]))
+    start, end, step = a.get("start", 0), a["end"], a.get("step", 1)
+    need(step != 0 and (end - start) / step >= 0, f"arange({start}, {end}, {step})")
+    numbers = (start, end, step)
+    found = "int64" if all(isinstance(n, int) for n in numbers) else "float32"
+    return Meta((math.ceil((end - start) / step),), a["dtype"] or found)
 
 
 def size(a: Args) -> int:

@@ -33,19 +33,46 @@ def reduce(a: Args) -> Meta:
         out = tuple(1 if i in axes else s for i, s in enumerate(shape))
     else:
         out = tuple(s for i, s in enumerate(shape) if i not in axes)
-    dtype = a["dtype"] or (a["self"].dtype if kind_of(a["self"].dtype) == 2 else "int64")
+    dtype = a.get("dtype") or (a["self"].dtype if kind_of(a["self"].dtype) == 2 else "int64")
     return Meta(out, dtype)
 
 
 def mean(a: Args) -> Meta:
-    need(kind_of(a["dtype"] or a["self"].dtype) == 2, f"mean of {a['self'].dtype}")
+    """Mean, variance, norm: of floating values."""
+    need(kind_of(a.get("dtype") or a["self"].dtype) == 2, f"mean of {a['self'].dtype}")
     return reduce(a)
 
 
+def extreme(a: Args) -> Meta:
+    """The largest or smallest value over `dim`."""
+    shape = a["self"].shape
+    axes = axes_of(a["dim"], len(shape))
+    need(all(shape[i] for i in axes if shape), f"no values to choose from in {text_of(shape)}")
+    return Meta(reduce(dict(a, dtype=a["self"].dtype)).shape, a["self"].dtype)
+
+
+def extreme_of_dim(a: Args) -> tuple[Meta, Meta]:
+    out = extreme(dict(a, dim=[a["dim"]]))
+    return out, Meta(out.shape, "int64")
+
+
+def index_of_extreme(a: Args) -> Meta:
+    out = extreme(dict(a, dim=None if a["dim"] is None else [a["dim"]]))
+    need(a["self"].dtype != "bool", "argmax of bool")
+    return Meta(out.shape, "int64")
+
+
+def cumulated(a: Args) -> Meta:
+    axis_of(a["dim"], len(a["self"].shape))
+    return Meta(a["self"].shape, a["dtype"] or (a["self"].dtype if kind_of(a["self"].dtype) == 2 else "int64"))
+
+
 def matmul(a: Args) -> Meta:
-    """mm (2-d) and bmm (3-d), with addmm's extra term."""
-    one, two = a.get("mat1") or a["self"], a["mat2"]
-    rank = 3 if a["op"] == "aten.bmm.default" else 2
+    """mm (2-d) and bmm (3-d), with the extra term of addmm and baddbmm."""
+    one = a.get("mat1") or a.get("batch1")
+    two, rank = a.get("mat2") or a["batch2"], 3 if "bmm" in a["op"] else 2
+    term = a["self"] if one else None
+    one = one or a["self"]
     need(len(one.shape) == len(two.shape) == rank, f"product of {text_of(one.shape)} and {text_of(two.shape)}")
     need(
         one.shape[-1] == two.shape[-2] and one.shape[:-2] == two.shape[:-2],
@@ -53,9 +80,9 @@ def matmul(a: Args) -> Meta:
     )
     need(one.dtype == two.dtype, f"product of {one.dtype} and {two.dtype}")
     out = (*one.shape[:-1], two.shape[-1])
-    if "mat1" in a:
-        need(broadcast(a["self"].shape, out) == out, f"can't add {text_of(a['self'].shape)} to {text_of(out)}")
-        need(a["self"].dtype == one.dtype, f"sum of {a['self'].dtype} and {one.dtype}")
+    if term is not None:
+        need(broadcast(term.shape, out) == out, f"can't add {text_of(term.shape)} to {text_of(out)}")
+        need(term.dtype == one.dtype, f"sum of {term.dtype} and {one.dtype}")
     return Meta(out, one.dtype)
 
 
@@ -155,7 +182,71 @@ def adaptive_pool_backward(a: Args) -> Meta:
     return same(a)
 
 
+def adaptive_max_pool(a: Args) -> tuple[Meta, Meta]:
+    need(a["self"].size > 0, f"pooling of {text_of(a['self'].shape)}")
+    out = adaptive_pool(a)
+    return out, Meta(out.shape, "int64")
+
+
+def adaptive_max_pool_backward(a: Args) -> Meta:
+    adaptive_pool_backward(a)
+    equal(Meta(a["grad_output"].shape, "int64"), a["indices"], "the indices aren't those of the output")
+    return same(a)
+
+
+def upsample(a: Args) -> Meta:
+    x, out = a["self"], tuple(a["output_size"])
+    need(len(x.shape) == 4 and x.size > 0 and min(out) > 0, f"{text_of(x.shape)} to {text_of(out)}")
+    for have, want, scale in zip(x.shape[2:], out, (a["scales_h"], a["scales_w"]), strict=True):
+        # the kernel divides by the scale and trusts the result as a place
+        need(scale is None or (scale > 0 and int(have * scale) == want), f"{have} times {scale} isn't {want}")
+    return Meta((*x.shape[:2], *out), x.dtype)
+
+
+def upsample_backward(a: Args) -> Meta:
+    before = Meta(sized(a["input_size"]), a["grad_output"].dtype)
+    equal(upsample(dict(a, self=before)), a["grad_output"], "the gradient has another shape than the output")
+    return before
+
+
+def pixel_shuffle(a: Args) -> Meta:
+    shape, r = a["self"].shape, a["upscale_factor"]
+    need(len(shape) >= 3 and 0 < r < 1 << 20 and shape[-3] % r**2 == 0, f"pixel shuffle of {text_of(shape)} by {r}")
+    return Meta((*shape[:-3], shape[-3] // r**2, shape[-2] * r, shape[-1] * r), a["self"].dtype)
+
+
+def pixel_unshuffle(a: Args) -> Meta:
+    shape, r = a["self"].shape, a["downscale_factor"]
+    fits = len(shape) >= 3 and 0 < r < 1 << 20 and shape[-2] % r == 0 and shape[-1] % r == 0
+    need(fits, f"pixel unshuffle of {text_of(shape)} by {r}")
+    return Meta((*shape[:-3], shape[-3] * r**2, shape[-2] // r, shape[-1] // r), a["self"].dtype)
+
+
 # ---- normalisation
+
+
+def batch_norm(a: Args) -> tuple[Meta, ...]:
+    """Result, then mean and inverse deviation of each channel (empty out of training), then the running ones."""
+    x = a["input"]
+    need(x.dtype in ("float32", "float64"), f"batch norm of {x.dtype}")
+    need(len(x.shape) >= 2 and x.size > 0, f"batch norm of {text_of(x.shape)}")
+    each = Meta((x.shape[1],), x.dtype)
+    for key in ("weight", "bias", "running_mean", "running_var"):
+        if a.get(key) is not None:
+            equal(each, a[key], key)
+    need(a.get("training", True), "batch norm with training=False where only training=True is known")
+    if "training" not in a:
+        return x, Meta((0,), x.dtype), Meta((0,), x.dtype)
+    return (x, each, each, each, each) if "running_mean" in a else (x, each, each)
+
+
+def batch_norm_backward(a: Args) -> tuple[Meta, Meta, Meta]:
+    out, each, *_ = batch_norm({**a, "training": True})
+    equal(out, a["grad_out"], "the gradient has another shape than the output")
+    for key in ("save_mean", "save_invstd") if a["train"] else ("running_mean", "running_var"):
+        need(a[key] is not None, f"{key} is missing")
+        equal(each, a[key], key)
+    return out, each, each
 
 
 def prelu(a: Args) -> Meta:
@@ -207,7 +298,55 @@ def group_norm_backward(a: Args) -> tuple[Meta, Meta, Meta]:
     return a["input"], inner, inner
 
 
+# ---- attention
+
+
+def attention(a: Args) -> tuple[Meta, Meta]:
+    """Queries [B, H, L, D], keys and values [B, H, S, D]; the kernel trusts every size, so each is checked."""
+    q, k, v, mask = a["query"], a["key"], a["value"], a["attn_mask"]
+    text = f"attention of {text_of(q.shape)}, {text_of(k.shape)} and {text_of(v.shape)}"
+    need(len(q.shape) == 4 and q.size > 0 and k.size > 0, text)
+    need(k.shape == v.shape and q.shape[:2] == k.shape[:2] and q.shape[3] == k.shape[3], text)
+    need(q.dtype in ("float32", "float64") and q.dtype == k.dtype == v.dtype, f"{q.dtype}, {k.dtype} and {v.dtype}")
+    need(a["dropout_p"] == 0, "dropout inside of attention")
+    if mask is not None:
+        full = (*q.shape[:3], k.shape[2])
+        need(not a["is_causal"], "a mask beside is_causal")
+        need(len(mask.shape) in (2, 4) and mask.dtype == q.dtype, f"mask {mask.dtype}{text_of(mask.shape)}")
+        need(broadcast(mask.shape, full) == full, f"mask {text_of(mask.shape)} for {text_of(full)}")
+    return q, Meta(q.shape[:3], q.dtype)
+
+
+def attention_backward(a: Args) -> tuple[Meta, Meta, Meta]:
+    out, sums = attention(a)
+    equal(out, a["grad_out"], "the gradient has another shape than the output")
+    equal(out, a["out"], "the output")
+    equal(sums, a["logsumexp"], "the sums")
+    return a["query"], a["key"], a["value"]
+
+
+def glu(a: Args) -> Meta:
+    shape = list(a["self"].shape)
+    need(bool(shape), "glu of a single value")
+    at = axis_of(a["dim"], len(shape))
+    need(shape[at] % 2 == 0, f"half of {shape[at]}")
+    shape[at] //= 2
+    return Meta(tuple(shape), a["self"].dtype)
+
+
+def glu_backward(a: Args) -> Meta:
+    equal(glu(a), a["grad_output"], "the gradient has another shape than the output")
+    return same(a)
+
+
 # ---- softmax and losses
+
+
+def safe_softmax(a: Args) -> Meta:
+    axis_of(a["dim"], len(a["self"].shape))
+    dtype = a["dtype"] or a["self"].dtype
+    need(kind_of(dtype) == 2, f"softmax of {dtype}")
+    return Meta(a["self"].shape, dtype)
 
 
 def softmax(a: Args) -> Meta:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gridkit.plans.check import references
-from gridkit.plans.plan import Arg, Guard, Node, Ref
+from gridkit.plans.plan import Arg, Guard, Node, Ref, Size
 
 _LAST = (1 << 63) - 1
 
@@ -19,6 +19,7 @@ class Trace:
 
     Attributes:
         inputs: ids of the inputs, in order.
+        drawn: id and shape of each input of uniform numbers that the code asked for.
         nodes: the operations that the outputs depend on.
         constants: captured tensors.
         outputs: ids of the outputs, in order.
@@ -27,6 +28,7 @@ class Trace:
     """
 
     inputs: tuple[int, ...]
+    drawn: tuple[tuple[int, tuple[Size, ...]], ...]
     nodes: tuple[Node, ...]
     constants: dict[int, np.ndarray]
     outputs: tuple[int, ...]
@@ -63,12 +65,19 @@ def simplified(raw: Trace) -> Trace:
             live.append(replace(node, out=tuple(o if o in needed else None for o in node.out)))
     live.reverse()
     constants = sorted(needed.intersection(raw.constants))
-    order = [*raw.inputs, *constants, *(o for n in live for o in n.out if o is not None)]
+    drawn = [(place, shape) for place, shape in raw.drawn if place in needed]
+    order = [
+        *raw.inputs,
+        *(place for place, _ in drawn),
+        *constants,
+        *(o for n in live for o in n.out if o is not None),
+    ]
     new = {old: i for i, old in enumerate(order)}
     nodes = (replace(_renamed(n, new), out=tuple(None if o is None else new[o] for o in n.out)) for n in live)
     return replace(
         raw,
         inputs=tuple(new[i] for i in raw.inputs),
+        drawn=tuple((new[place], shape) for place, shape in drawn),
         nodes=tuple(nodes),
         constants={new[c]: raw.constants[c] for c in constants},
         outputs=tuple(new[o] for o in outputs),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import linecache
+from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, FrameType, TracebackType
+from typing import Any
 
 import torch
 
@@ -14,12 +16,17 @@ Place = tuple[str, int]
 """A file and a line number."""
 
 
+def code_of(function: Callable[..., Any]) -> CodeType | None:
+    """The code of a function or method; None of a callable that has none."""
+    return getattr(function, "__code__", None)
+
+
 def is_library(path: str) -> bool:
     """Whether that file belongs to torch or to this package."""
     return path.startswith((_TORCH, _HERE))
 
 
-def running(frame: FrameType | None, boundary: CodeType) -> Place | None:
+def running(frame: FrameType | None, boundary: CodeType | None) -> Place | None:
     """The innermost line of the user below the function with the code `boundary`."""
     while frame is not None and frame.f_code is not boundary:
         if not is_library(frame.f_code.co_filename):

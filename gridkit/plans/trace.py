@@ -11,11 +11,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch._guards import ShapeGuard
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,14 +23,17 @@ from gridkit.errors import PlanError
 from gridkit.plans import source
 from gridkit.plans.form import MAX_NODES
 from gridkit.plans.ops import Op, table
-from gridkit.plans.plan import Arg, Dtype, Guard, Node, Ref
+from gridkit.plans.overrides import OVERRIDES, UNWRITTEN
+from gridkit.plans.plan import Arg, Dtype, Node, Ref, Size
 from gridkit.plans.simplify import Trace, simplified
+from gridkit.plans.sizes import Sizes
 
 MAX_CONSTANT = 4096
 """Bytes of a tensor that code may capture without naming it: a table of class weights passes, a data set doesn't."""
 
 _SAME_VALUE = ("aten.detach.default", "aten.alias.default", "aten.lift_fresh.default")
 _QUESTIONS = (
+    "aten.size.default",
     "aten.sym_size.default",
     "aten.sym_stride.default",
     "aten.sym_storage_offset.default",
@@ -43,37 +45,26 @@ _QUESTIONS = (
     "aten.dim.default",
 )
 
-# sympy's and torch's classes for arithmetic on sizes, by name, with our operation
-_ARITHMETIC = {
-    "Add": "add",
-    "Mul": "mul",
-    "FloorDiv": "floordiv",
-    "CleanDiv": "floordiv",
-    "Mod": "mod",
-    "PythonMod": "mod",
-    "IntTrueDiv": "truediv",
-    "FloatTrueDiv": "truediv",
-}
-_CONDITIONS = {
-    "Equality": "eq",
-    "Unequality": "ne",
-    "StrictLessThan": "lt",
-    "LessThan": "le",
-    "StrictGreaterThan": "gt",
-    "GreaterThan": "ge",
-    "And": "and",
-    "Or": "or",
-    "Not": "not",
-}
 
+class Spec(NamedTuple):
+    """A tensor that the traced code takes.
 
-Shape = tuple[int | str, ...]
-"""A tensor's sizes with "B" for the batch."""
+    Attributes:
+        shape: its sizes, "B" for the batch.
+        dtype: its dtype.
+        differentiable: whether it requires a gradient.
+        changes: whether the code may give it another value in place, as layers do with their buffers.
+    """
+
+    shape: tuple[Size, ...]
+    dtype: torch.dtype
+    differentiable: bool = False
+    changes: bool = False
 
 
 def trace(
     function: Callable[..., Sequence[torch.Tensor]],
-    inputs: Sequence[tuple[Shape, torch.dtype, bool] | float],
+    inputs: Sequence[Spec | float],
     batch: int,
     modules: torch.nn.Module | None = None,
 ) -> Trace:
@@ -81,7 +72,7 @@ def trace(
 
     Args:
         function: takes one value an input and returns tensors.
-        inputs: shape, dtype and whether it requires a gradient; or a float for a number that stays an input.
+        inputs: what each is; a float for a number that stays an input.
         batch: the size that "B" has in this run; at least 2.
         modules: the module that runs inside, so that messages can name the part at fault.
 
@@ -91,7 +82,7 @@ def trace(
     env = ShapeEnv()
     fake_mode = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
     values = _fakes(env, fake_mode, inputs, batch)
-    recorder = _Recorder(env, function.__code__, batch)
+    recorder = Recorder(env, fake_mode, source.code_of(function), batch)
     for value, spec in zip(values, inputs, strict=True):
         recorder.input(value, spec)
     with _names(modules, recorder), fake_mode, recorder:
@@ -101,10 +92,12 @@ def trace(
             raise
         except Exception as error:
             raise recorder.failure(error) from error
-    recorder.check_batch()
+    recorder.sizes.check_batch()
     ids = tuple(recorder.id_of(o) for o in outputs)
-    user, torch_own = recorder.guards()
-    raw = Trace(tuple(recorder.inputs), tuple(recorder.nodes), recorder.constants, ids, user, torch_own)
+    user, torch_own = recorder.sizes.guards()
+    raw = Trace(
+        tuple(recorder.inputs), tuple(recorder.drawn), tuple(recorder.nodes), recorder.constants, ids, user, torch_own
+    )
     return simplified(raw)
 
 
@@ -115,33 +108,33 @@ def _fakes(env: ShapeEnv, mode: FakeTensorMode, inputs: Sequence[Any], batch: in
         if isinstance(spec, float):
             values.append(env.create_unbacked_symfloat())
             continue
-        shape, dtype, differentiable = spec
-        real = torch.empty([batch if s == "B" else s for s in shape], dtype=dtype)
-        dims = [DimDynamic.DYNAMIC if s == "B" else DimDynamic.STATIC for s in shape]
+        real = torch.empty([batch if s == "B" else s for s in spec.shape], dtype=spec.dtype)
+        dims = [DimDynamic.DYNAMIC if s == "B" else DimDynamic.STATIC for s in spec.shape]
         fake = mode.from_tensor(real, symbolic_context=StatelessSymbolicContext(dynamic_sizes=dims))
-        if "B" in shape:
+        if "B" in spec.shape:
             first = fake if first is None else first
             torch._check(fake.size(0) == first.size(0))  # type: ignore[no-untyped-call]
-        values.append(fake.requires_grad_(differentiable))
+        values.append(fake.requires_grad_(spec.differentiable))
     return values
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down what is dispatched while it is active."""
 
-    def __init__(self, env: ShapeEnv, boundary: CodeType, size: int) -> None:
+    def __init__(self, env: ShapeEnv, fake_mode: FakeTensorMode, boundary: CodeType | None, size: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.env, self.boundary, self.size = env, boundary, size
+        self._fake_mode, self._boundary = fake_mode, boundary
+        self.sizes = Sizes(env, size, self._emit, self.where)
         self.inputs: list[int] = []
+        self.drawn: list[tuple[int, tuple[Size, ...]]] = []
         self.nodes: list[Node] = []
         self.constants: dict[int, np.ndarray] = {}
         self.modules: list[str] = []
-        self.batch: Any = None
+        self._changeable: set[int] = set()
+        self._unwritten: set[int] = set()
         # by id() of a tensor; the tensor is held, so that nothing else gets its id()
         self._values: dict[int, tuple[Any, int]] = {}
         self._captured: dict[int, tuple[Any, Any]] = {}  # likewise, aliases of captured tensors, with these
-        self._numbers: dict[Any, Arg] = {}
-        self._sized: int | None = None
         self._next = 0
 
     # ---- ids
@@ -154,17 +147,33 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         place = self._new()
         self.inputs.append(place)
         if isinstance(spec, float):
-            self._numbers[value.node.expr] = Ref(place)
+            self.sizes.input(value, place)
             return
         self._values[id(value)] = (value, place)
-        if "B" in spec[0] and self.batch is None:
-            self.batch, self._sized = value.size(0).node.expr, place
+        if spec.changes:
+            self._changeable.add(place)
+        if "B" in spec.shape:
+            self.sizes.batch_of(value, place)
+
+    def uniform(self, sizes: Sequence[Any]) -> torch.Tensor:
+        """A new input of uniform numbers, as many as `sizes` say, with the batch first."""
+        shape = self.sizes.by_rows(sizes)
+        if shape is None:
+            raise PlanError(f"random numbers of a shape that a plan can't hold: {list(sizes)}{self.where()}")
+        place = self._new()
+        with torch.utils._python_dispatch._disable_current_modes(), self._fake_mode:
+            value = torch.empty([self.sizes.rows if s == "B" else s for s in shape])
+        self._values[id(value)] = (value, place)
+        self.drawn.append((place, shape))
+        return value
 
     def id_of(self, value: torch.Tensor) -> int:
         found = self._values.get(id(value))
-        if found is not None:
-            return found[1]
-        return self._capture(value)
+        if found is None:
+            return self._capture(value)
+        if found[1] in self._unwritten:
+            raise PlanError(f"the code reads new memory that nothing was written to{self.where()}", "use torch.zeros")
+        return found[1]
 
     def _capture(self, value: torch.Tensor) -> int:
         original = self._captured.get(id(value), (None, value))[1]
@@ -208,6 +217,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     "a plan has no values while it is traced: use torch.where or another tensor operation",
                 )
             return func(*args, **kwargs)
+        if name in UNWRITTEN:
+            result = func(*args, **kwargs)
+            self._unwritten.add(self._new())
+            self._values[id(result)] = (result, self._next - 1)
+            return result
+        if name in OVERRIDES:
+            return OVERRIDES[name](self, *args, **kwargs)
         op, changes = self._operation(name, args)
         read = tuple(self._arg(a) for a in args)
         options = tuple((k, self._arg(v)) for k, v in kwargs.items() if self._kept(op, k, v))
@@ -245,7 +261,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if takes_tensor and not isinstance(args[1], torch.Tensor):  # a number comes under the same name
             found = rows.get(f"{packet}.Scalar")
         if found is None:
-            self.check_batch()
+            self.sizes.check_batch()
             raise PlanError(f"a plan can't hold the operation {name}{self.where()}", self.advice())
         return found, changes
 
@@ -260,7 +276,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(value, torch.Tensor):
             return Ref(self.id_of(value))
         if isinstance(value, torch.SymInt | torch.SymFloat):
-            return self._number(value.node.expr)
+            return self.sizes.number(value.node.expr)
         if isinstance(value, torch.dtype):
             return Dtype(str(value).removeprefix("torch."))
         if isinstance(value, torch.memory_format):
@@ -270,34 +286,6 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if value is None or isinstance(value, bool | int | float | str):
             return value
         raise PlanError(f"a plan can't hold an argument of type {type(value).__name__}{self.where()}")
-
-    def _number(self, expr: Any) -> Arg:
-        """A number that depends on the batch size or on a number that is an input, as nodes."""
-        expr = self.env.replace(expr)
-        if expr.is_Integer:
-            return int(expr)
-        if expr.is_number:
-            return float(expr)
-        if expr not in self._numbers:
-            self._numbers[expr] = self._computed(expr)
-        return self._numbers[expr]
-
-    def _computed(self, expr: Any) -> Ref:
-        if self.batch is not None and expr == self.env.replace(self.batch):
-            assert self._sized is not None
-            return self._emit("aten.sym_size.int", Ref(self._sized), 0)
-        kind = type(expr).__name__
-        if kind == "ToFloat":
-            return self._emit("py.mul", self._number(expr.args[0]), 1.0)
-        if kind not in _ARITHMETIC:
-            raise PlanError(f"arithmetic on the batch size that a plan can't hold: {expr}{self.where()}")
-        if kind == "Mul" and expr.args[0] == -1 and len(expr.args) == 2:
-            return self._emit("py.neg", self._number(expr.args[1]))
-        result, *rest = (self._number(a) for a in expr.args)
-        for other in rest:
-            result = self._emit(f"py.{_ARITHMETIC[kind]}", result, other)
-        assert isinstance(result, Ref)
-        return result
 
     def _emit(self, name: str, *args: Arg) -> Ref:
         place = self._new()
@@ -313,8 +301,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _check_alone(self, target: torch.Tensor, name: str) -> None:
         """An operation in place is written as one that isn't; that is right only if no view sees the change."""
-        place = self.id_of(target)
-        if place in self.inputs or place in self.constants:
+        place = self._values[id(target)][1] if id(target) in self._values else self._capture(target)
+        if place in self.constants or (place in self.inputs and place not in self._changeable):
             what = "an input, a parameter or a buffer" if place in self.inputs else "a captured tensor"
             raise PlanError(f"operation {name} changes {what} in place{self.where()}", self.advice(in_place=True))
         if any(self._values[k][1] != place for k in self._sharing(target)):
@@ -322,6 +310,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 f"operation {name} changes a tensor in place that another view shares{self.where()}",
                 self.advice(in_place=True),
             )
+
+    def replace(self, target: torch.Tensor, new: torch.Tensor, name: str) -> None:
+        """From now on `target` has the value of `new`: what an operation in place does."""
+        self._check_alone(target, name)
+        self._rebind(target, self.id_of(new))
 
     def _rebind(self, target: torch.Tensor, place: int) -> None:
         for key in self._sharing(target):
@@ -331,15 +324,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def where(self) -> str:
         """The module and the user's line that are running, for the end of a message's first line."""
-        return self._place(source.running(sys._getframe(1), self.boundary))
+        return self._place(source.running(sys._getframe(1), self._boundary))
 
     def advice(self, in_place: bool = False) -> str:
         """What to try in place of the operation that is running."""
         module = self.modules[-1] if self.modules else ""
-        if "Norm" in module:
-            return "use LayerNorm or GroupNorm, which keep no running statistics"
-        if "Dropout" in module:
-            return "leave dropout out, or set p=0: plans hold no random operations"
+        if "Embedding" in module:
+            return "use Embedding without max_norm, sparse and scale_grad_by_freq"
         if in_place:
             return "use the form that returns a new tensor"
         return "write it with other operations; those that a plan can hold stand in gridkit/plans/ops.py"
@@ -359,61 +350,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
         return PlanError(f"the code raised {type(error).__name__} while it was traced: {reason}{where}")
 
-    def check_batch(self) -> None:
-        """Raise if the code made a fixed number of the batch size."""
-        if self.batch is not None and self.env.replace(self.batch).is_number:
-            raise PlanError(
-                f"the code holds only for batches of {self.size}: it uses the batch size as a fixed number"
-                f"{self._pinned_at()}",
-                "use tensor operations in place of a loop, or of a number, that depends on x.shape[0]",
-            )
-
-    def _pinned_at(self) -> str:
-        """The line of the user that made a number of the batch size, if it was one."""
-        for guard in self.env.guards:
-            place = _asked_at(guard)
-            if place and type(guard.expr).__name__ == "Equality" and guard.expr.args[1].is_number:
-                return source.shown(place)
-        return ""
-
-    def guards(self) -> tuple[tuple[Guard, ...], tuple[Guard, ...]]:
-        """Conditions on the batch size: those of a user's line, those of torch."""
-        user: list[Guard] = []
-        torch_own: list[Guard] = []
-        for guard in self.env.guards:
-            expr = self.env.replace(guard.expr)
-            if expr.is_Boolean and expr in (True, False):
-                continue
-            (user if _asked_at(guard) else torch_own).append(self._condition(expr))
-        return tuple(dict.fromkeys(user)), tuple(dict.fromkeys(torch_own))
-
-    def _condition(self, expr: Any) -> Guard:
-        if expr == self.env.replace(self.batch):
-            return "B"
-        if expr.is_Integer:
-            return int(expr)
-        kind = type(expr).__name__
-        op = _CONDITIONS.get(kind) or _ARITHMETIC.get(kind)
-        if op is None or op == "truediv":
-            raise PlanError(f"the code asks of the batch size what a plan can't hold: {expr}")
-        result, *rest = (self._condition(a) for a in expr.args)
-        if op == "not":
-            return ("not", result)
-        for other in rest:
-            result = (op, result, other)
-        return result
-
-
-def _asked_at(guard: ShapeGuard) -> source.Place | None:
-    """The line of the user that caused a guard, None if torch asked by itself."""
-    frame = guard.sloc.framework_loc
-    if frame is None or isinstance(frame, str) or source.is_library(frame.filename):
-        return None
-    return frame.filename, frame.lineno or 0
-
 
 @contextmanager
-def _names(root: torch.nn.Module | None, recorder: _Recorder) -> Iterator[None]:
+def _names(root: torch.nn.Module | None, recorder: Recorder) -> Iterator[None]:
     """Keep the name of the submodule that is running in `recorder.modules`."""
     handles = []
 

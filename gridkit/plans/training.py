@@ -11,12 +11,11 @@ import torch
 from torch.func import functional_call
 
 from gridkit.errors import PlanError, UsageError
-from gridkit.plans.check import dry_run, holds
+from gridkit.plans.build import Given, build
 from gridkit.plans.optim import Optimizer
-from gridkit.plans.plan import Guard, Input, Output, Plan
+from gridkit.plans.plan import Plan
 from gridkit.plans.shapes import ITEM_SIZES
-from gridkit.plans.simplify import Trace
-from gridkit.plans.trace import trace
+from gridkit.plans.trace import Spec
 from gridkit.plans.weighting import Loss, check_loss, weighted
 
 _PROBE = 11
@@ -59,24 +58,10 @@ def training_plan(
     state = _state(copied)
     _try_loss(copied, state, loss, x, y)
 
-    batch = max(2, len(x))
-    step = _Step(copied, loss, optimizer, state)
-    inputs = [*step.specs, (("B", *x.shape[1:]), x.dtype, False), (("B", *y.shape[1:]), y.dtype, False)]
-    inputs += [(("B",), step.dtype, False), float(optimizer.lr)]
-
-    def once(size: int) -> Trace:
-        return trace(step.run, inputs, size, copied)
-
-    first = once(batch)
-    guards = first.guards
-    if first.torch_guards:
-        second = once(_other_size(batch, first.torch_guards))
-        if second.nodes != first.nodes:
-            guards = (*guards, *first.torch_guards)
-    plan = _assemble(name or type(model).__name__, step, first, guards, x, y, float(optimizer.lr))
-    plan = Plan.from_bytes(plan.to_bytes())  # what was traced passes the same checks as what is received
-    dry_run(plan, batch)
-    return plan
+    step = _Step(copied, loss, optimizer, state, x, y)
+    return build(
+        name or type(model).__name__, step.run, step.inputs, step.outputs, max(2, len(x)), copied, float(optimizer.lr)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,30 +134,48 @@ def _try_loss(model: torch.nn.Module, state: Mapping[str, _Held], loss: Loss, x:
 class _Step:
     """One training step as a pure function of the state."""
 
-    def __init__(self, model: torch.nn.Module, loss: Loss, optimizer: Optimizer, state: Mapping[str, _Held]) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        loss: Loss,
+        optimizer: Optimizer,
+        state: Mapping[str, _Held],
+        x: torch.Tensor,
+        y: torch.Tensor,
+    ) -> None:
         self.model, self.loss, self.optimizer, self.state = model, loss, optimizer, state
         self.trained = [n for n, h in state.items() if h.is_param and h.tensor.requires_grad and h.source is None]
         self.slots = [f"{slot}.{n}" for n in self.trained for slot in optimizer.slots]
+        held = [(n, "param" if h.is_param else "buffer", self._spec(n, h)) for n, h in state.items()]
+        kept = [
+            (f"{slot}.{n}", "optimizer", self._spec(n, state[n])._replace(differentiable=False))
+            for n in self.trained
+            for slot in optimizer.slots
+        ]
         if optimizer.counts:
             self.slots.append("step")
-        self.dtype = state[self.trained[0]].tensor.dtype
+            kept.append(("step", "optimizer", Spec((), torch.float64)))
+        self.inputs: list[Given] = [
+            *held,
+            *kept,
+            ("x", "x", Spec(("B", *x.shape[1:]), x.dtype)),
+            ("y", "y", Spec(("B", *y.shape[1:]), y.dtype)),
+            ("weight", "weight", Spec(("B",), state[self.trained[0]].tensor.dtype)),
+            ("lr", "lr", float(optimizer.lr)),
+        ]
+        self.outputs = [("loss", "loss"), *((name, role) for name, role, _ in (*held, *kept))]
 
-    @property
-    def specs(self) -> list[Any]:
-        """Shape, dtype and differentiability of state and optimiser state, in the order of `run`'s arguments."""
-        specs = [(tuple(h.tensor.shape), h.tensor.dtype, n in self.trained) for n, h in self.state.items()]
-        for name in self.trained:
-            tensor = self.state[name].tensor
-            specs += [(tuple(tensor.shape), tensor.dtype, False) for _ in self.optimizer.slots]
-        if self.optimizer.counts:
-            specs.append(((), torch.float64, False))
-        return specs
+    def _spec(self, name: str, held: _Held) -> Spec:
+        return Spec(tuple(held.tensor.shape), held.tensor.dtype, name in self.trained, changes=not held.is_param)
 
     def run(self, *values: Any) -> list[torch.Tensor]:
         *values, x, y, weight, lr = values  # type: ignore[assignment]
         state = dict(zip(self.state, values, strict=False))
         slots = dict(zip(self.slots, values[len(state) :], strict=True))
-        output = functional_call(self.model, {n: state[h.source or n] for n, h in self.state.items()}, (x,))
+        # afterwards `named` holds what the model has assigned to its buffers, as BatchNorm-like layers of one's own do
+        named = {n: state[h.source or n] for n, h in self.state.items()}
+        output = functional_call(self.model, named, (x,))
+        state |= {n: named[h.source or n] for n, h in self.state.items() if not h.is_param}
         loss = weighted(self.loss, output, y, weight)
         if loss.ndim or not loss.requires_grad:
             raise PlanError("the loss isn't one number that depends on the model's parameters")
@@ -188,31 +191,3 @@ class _Step:
                 state[name], new = rule(state[name], grad, [slots[o] for o in own])
                 slots.update(zip(own, new, strict=True))
         return [loss, *(state[h.source or n] for n, h in self.state.items()), *slots.values()]
-
-
-def _other_size(batch: int, guards: tuple[Guard, ...]) -> int:
-    """A batch size for the second trace: one that breaks a guard of the first if a small one does."""
-    sizes = [s for s in (3, 7, 2 * batch + 1, 129, 1025) if s != batch]
-    return next((s for s in sizes if not all(holds(g, s) for g in guards)), sizes[-1])
-
-
-def _assemble(
-    name: str, step: _Step, traced: Trace, guards: tuple[Guard, ...], x: torch.Tensor, y: torch.Tensor, lr: float
-) -> Plan:
-    held = list(step.state.items())
-    names = [(n, "param" if h.is_param else "buffer") for n, h in held] + [(n, "optimizer") for n in step.slots]
-    shapes: list[Any] = [s[:2] for s in step.specs]
-    shapes += [
-        (("B", *x.shape[1:]), x.dtype),
-        (("B", *y.shape[1:]), y.dtype),
-        (("B",), step.dtype),
-        ((), torch.float64),
-    ]
-    roles: list[Any] = [*names, ("x", "x"), ("y", "y"), ("weight", "weight"), ("lr", "lr")]
-    inputs = tuple(
-        Input(id, n, role, str(dtype).removeprefix("torch."), tuple(shape))
-        for id, (n, role), (shape, dtype) in zip(traced.inputs, roles, shapes, strict=True)
-    )
-    outs: list[Any] = [("loss", "loss"), *names]
-    outputs = tuple(Output(id, n, role) for id, (n, role) in zip(traced.outputs, outs, strict=True))
-    return Plan(name, inputs, outputs, traced.nodes, traced.constants, guards, lr)

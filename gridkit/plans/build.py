@@ -1,0 +1,71 @@
+"""From traced code to a checked plan: what training plans and plans of functions share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from gridkit.plans.check import dry_run, holds
+from gridkit.plans.plan import Guard, Input, Output, Plan
+from gridkit.plans.simplify import Trace
+from gridkit.plans.trace import Spec, trace
+
+Given = tuple[str, Any, Spec | float]
+"""An input: its name, its role, and what it is."""
+
+
+def build(
+    name: str,
+    function: Callable[..., Sequence[torch.Tensor]],
+    inputs: Sequence[Given],
+    outputs: Sequence[tuple[str, Any]] | Callable[[int], Sequence[tuple[str, Any]]],
+    batch: int,
+    modules: torch.nn.Module | None = None,
+    lr: float = 0.0,
+) -> Plan:
+    """Trace `function`, and give the plan that does what it does.
+
+    Args:
+        name: what the plan is called.
+        function: takes one value an input and returns tensors.
+        inputs: name, role and what it is, of each.
+        outputs: name and role of each; or a function of their number that gives them.
+        batch: the size that "B" has while the code runs; at least 2.
+        modules: the module that runs inside, so that messages can name the part at fault.
+        lr: the plan's learning rate.
+
+    Raises:
+        PlanError: the code can't be a plan; the message names the operation and the user's line.
+    """
+
+    def once(size: int) -> Trace:
+        return trace(function, [spec for _, _, spec in inputs], size, modules)
+
+    first = once(batch)
+    guards = first.guards
+    if first.torch_guards:
+        second = once(_other_size(batch, first.torch_guards))
+        if second.nodes != first.nodes:
+            guards = (*guards, *first.torch_guards)
+    given = [_input(place, *what) for place, what in zip(first.inputs, inputs, strict=True)]
+    drawn = [Input(p, f"uniform.{i}", "uniform", "float32", shape) for i, (p, shape) in enumerate(first.drawn)]
+    named = outputs(len(first.outputs)) if callable(outputs) else outputs
+    results = (Output(place, n, role) for place, (n, role) in zip(first.outputs, named, strict=True))
+    plan = Plan(name, (*given, *drawn), tuple(results), first.nodes, first.constants, guards, lr)
+    plan = Plan.from_bytes(plan.to_bytes())  # what was traced passes the same checks as what is received
+    dry_run(plan, batch)
+    return plan
+
+
+def _input(place: int, name: str, role: Any, spec: Spec | float) -> Input:
+    if isinstance(spec, float):
+        return Input(place, name, role, "float64", ())
+    return Input(place, name, role, str(spec.dtype).removeprefix("torch."), tuple(spec.shape))
+
+
+def _other_size(batch: int, guards: tuple[Guard, ...]) -> int:
+    """A batch size for the second trace: one that breaks a guard of the first if a small one does."""
+    sizes = [s for s in (3, 7, 2 * batch + 1, 129, 1025) if s != batch]
+    return next((s for s in sizes if not all(holds(g, s) for g in guards)), sizes[-1])
