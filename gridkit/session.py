@@ -84,10 +84,14 @@ class Session:
     """What a person holds in a notebook. Made by `launch` or `connect`; a context manager.
 
     It is closed by `close`, by running the cell that made it again, and when nobody holds it or a Run of it any more.
+
+    Attributes:
+        runs: the trainings on the node, by name and version.
     """
 
     def __init__(self, core: _Core) -> None:
         self._core = core
+        self.runs = Runs(core)  # no property: IPython calls none when it completes ``grid.runs["``
         # Not of this object: whoever holds a Run, or `grid.runs`, holds the core too.
         weakref.finalize(core, BRIDGE.leave, core._closing()).atexit = False
 
@@ -115,11 +119,6 @@ class Session:
     def pids(self) -> dict[str, Any]:
         """Process ids: ``{"node": pid or None, "workers": [pid, …]}``."""
         return self._core.pids
-
-    @property
-    def runs(self) -> Runs:
-        """The trainings on the node, by name and version."""
-        return Runs(self._core)
 
     close = sync(_Core.close)
     host_training = sync(_Core.host_training)
