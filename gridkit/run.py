@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import contextvars
 import copy
+import importlib.util
 import math
 import queue
 import threading
@@ -22,7 +23,7 @@ from gridkit.bridge import BRIDGE
 from gridkit.errors import ErrorCode, EvaluationFailed, GridkitError, UsageError
 from gridkit.federated.history import History, Row, Standing
 from gridkit.plans.plan import Plan
-from gridkit.widgets.snapshot import RunSnapshot, WorkerRow
+from gridkit.widgets.snapshot import RunSnapshot, TextWatch, WorkerRow
 from gridkit.wire.tensors import Array
 from gridkit.workers.settings import LocalSettings
 
@@ -31,12 +32,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from torch import nn
 
+    from gridkit.widgets.watch import RunWatch
     from gridkit.workers.local import LocalResult
 
 T = TypeVar("T")
 Evaluate = Callable[[Any], Mapping[str, float] | None]
 
 _HEARTBEAT_SECONDS = 0.2
+_PAINT_SECONDS = 3.0
 
 
 class RunSource(Protocol):
@@ -94,6 +97,7 @@ class RunBase:
         self._done.set_running_or_notify_cancel()  # from here on a cancelled wait can't cancel it
         self._lock = threading.Lock()
         self._listeners: dict[object, Callable[[], None]] = {}
+        self._painting: list[concurrent.futures.Future[None]] = []  # panels that don't show the end yet
         self._clock_ahead = math.inf  # of this clock, against that which stamps the rows (s)
         self._evaluated: dict[int, dict[str, float]] = {}
         self._evaluator: _Evaluator | None = None
@@ -163,7 +167,7 @@ class RunBase:
             now = time.time() - self._clock_ahead
             workers = tuple(_worker_row(worker, now) for _, worker in sorted(history.workers.items()))
             return RunSnapshot(
-                title=self.title,
+                title=f"{self.name} {self.version}",
                 status=self.status,
                 done=self.done,
                 round=history.cycle,
@@ -191,6 +195,22 @@ class RunBase:
         with self._lock:
             self._listeners[key] = listener
         return lambda: self._listeners.pop(key, None) and None
+
+    def watch(self) -> RunWatch | TextWatch:
+        """A live panel: curves, a row a worker, progress, Stop. In a script, its text.
+
+        Example:
+            >>> run.watch()                                                         # doctest: +SKIP
+        """
+        if not hasattr(cells.shell(), "kernel"):
+            return TextWatch(self.snapshot, "in a notebook this is a live panel")
+        if importlib.util.find_spec("ipywidgets") is None:
+            return TextWatch(self.snapshot, "a live panel needs ipywidgets: pip install ipywidgets")
+        from gridkit.widgets.watch import RunWatch
+
+        panel = RunWatch(self, lambda now: self._source.in_thread(self._stop(now)))
+        self._painting = [painted for painted in self._painting if not painted.done()] + [panel.painted]
+        return panel
 
     def _changed(self) -> None:
         for listener in tuple(self._listeners.values()):
@@ -242,9 +262,18 @@ class RunBase:
             ended.cancel()  # that it doesn't call back into a loop that may be closed by then
         if not self._done.done():
             raise TimeoutError(f"the training {self.title} is still {self.status} after {timeout:g} s")
+        await self._last_paint()
         error = self._done.exception()
         if error is not None:
             raise copy.copy(error).with_traceback(None) from error.__cause__
+
+    async def _last_paint(self) -> None:
+        """Until its panels show the end: a notebook that is saved when this cell is over would miss it."""
+        painting = [asyncio.wrap_future(painted) for painted in self._painting]
+        if painting:
+            await asyncio.wait(painting, timeout=_PAINT_SECONDS)
+        for painted in painting:
+            painted.cancel()
 
     async def _stop(self, now: bool = False) -> None:
         if not self.done:

@@ -7,6 +7,7 @@ all show what stands in it, so they can't disagree.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -95,12 +96,11 @@ class RunSnapshot:
         return f"{self.status}, {self.progress}{values}"
 
     @property
-    def at_work(self) -> str:
-        """Such as "round 4: 2 training, 1 reported"; "" when nothing is under way."""
-        if self.done or not self.workers:
-            return ""
+    def standing(self) -> str:
+        """Such as "round 4: 2 training, 1 reported"."""
         states = [worker.state for worker in self.workers]
-        return f"round {self.round}: " + ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states))
+        counts = (f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+        return f"round {self.round}: {', '.join(counts) or 'no workers yet'}"
 
     def text(self) -> str:
         """All of it as plain text, a line a worker."""
@@ -116,27 +116,38 @@ class RunSnapshot:
         """A row a worker."""
         if not self.workers:
             return tag("p", "No worker has come yet.")
-        return table(
-            WORKER_COLUMNS, [worker.cells() for worker in self.workers], caption=f"workers, round {self.round}"
-        )
+        return table(WORKER_COLUMNS, [worker.cells() for worker in self.workers], caption=self.standing)
 
     def status_line(self, note: str = "") -> Html:
         """What a screen reader says when it changes; `note` is the panel's own last word."""
-        error = [tag("br"), *_lines(self.error)] if self.error else []
-        words = [part for part in (self.line, self.at_work, note) if part]
-        return tag("div", "; ".join(words), *error, role="status", aria_live="polite")
+        lines = [f"{self.title}: {self.line}", *self.error.splitlines(), *note.splitlines()]
+        return tag("div", _lines(lines), role="status", aria_live="polite")
 
     def card(self) -> Html:
         """The facts of `line`, a row each."""
         values = {name: f"{value:.4g}" for name, value in self.newest.items()}
         facts: dict[str, object] = {"status": self.status, "rounds": self.progress, **values}
         if self.error:
-            facts["error"] = joined(_lines(self.error))
+            facts["error"] = _lines(self.error.splitlines())
         return card(f"Run {self.title}", facts)
 
 
-def _lines(text: str) -> list[Html]:
-    parts: list[Html] = []
-    for line in text.splitlines():
-        parts += [tag("br"), tag("span", line)] if parts else [tag("span", line)]
-    return parts
+class TextWatch:
+    """What `Run.watch` gives where there are no widgets: its text says how the training stands when it is shown.
+
+    Args:
+        snapshot: of the run.
+        hint: how to have a live panel.
+    """
+
+    def __init__(self, snapshot: Callable[[], RunSnapshot], hint: str) -> None:
+        self._snapshot = snapshot
+        self._hint = hint
+
+    def __repr__(self) -> str:
+        return f"{self._snapshot().text()}\n({self._hint})"
+
+
+def _lines(lines: Sequence[str]) -> Html:
+    """One below the other."""
+    return joined(part for at, line in enumerate(lines) for part in ((tag("br"), line) if at else (line,)))

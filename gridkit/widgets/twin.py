@@ -1,0 +1,80 @@
+"""What a live widget leaves in a saved notebook: itself, and beside it a twin as text and HTML.
+
+A widget alone is saved as ``VBox(children=…)``, and in a notebook that is opened without its kernel as an error. Its
+twin can be read everywhere: on GitHub, in a rendered page, in a diff.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import ipywidgets as W
+
+from gridkit import cells, options
+from gridkit.widgets.html import Html
+
+
+class TwinBox(W.VBox):  # type: ignore[misc]
+    """A column of widgets with a twin. Subclasses say what `twin` is, and call `update_twin` when it has changed.
+
+    Displayed, it is a widget view with the twin beside it (see `options.static_twin`).
+    """
+
+    def __init__(self, children: Any = (), **kwargs: Any) -> None:
+        self._displays: list[str] = []
+        self._over = False
+        super().__init__(children, **kwargs)
+
+    def twin(self) -> tuple[str, Html]:
+        """What it shows now, as text and as HTML. No I/O."""
+        raise NotImplementedError
+
+    def update_twin(self, *, over: bool = False) -> None:
+        """Put the newest twin into the outputs that show this widget; on any thread.
+
+        Args:
+            over: nothing will ever change again: from now on the twin stands alone there, so that the notebook can be
+                opened without its kernel (a front-end shows an error in place of a widget that it can't find).
+        """
+        self._over = over
+        if options.static_twin:
+            for name in tuple(self._displays):
+                self._publish(name, update=True)
+
+    def close(self) -> None:
+        """Close it, all that it holds, and their layouts and styles: each is known to the front-end on its own."""
+        _dispose(self)
+
+    def __repr__(self) -> str:
+        return self.twin()[0]
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        bundle = dict(super()._repr_mimebundle_() or {})
+        text, html = self.twin()
+        bundle["text/plain"] = text
+        if options.static_twin:
+            bundle["text/html"] = str(html)
+            if self._over or self.comm is None:
+                bundle.pop("application/vnd.jupyter.widget-view+json", None)
+        return bundle
+
+    def _ipython_display_(self) -> None:
+        """Display it under a name, so that the output can be updated later."""
+        name = uuid.uuid4().hex
+        self._displays.append(name)
+        self._publish(name)
+
+    def _publish(self, name: str, update: bool = False) -> None:
+        shell = cells.shell()
+        if shell is not None:
+            shell.display_pub.publish(self._repr_mimebundle_(), transient={"display_id": name}, update=update)
+
+
+def _dispose(widget: Any) -> None:
+    for child in getattr(widget, "children", ()):
+        child.close() if isinstance(child, TwinBox) else _dispose(child)
+    for part in (getattr(widget, "layout", None), getattr(widget, "style", None)):
+        if isinstance(part, W.Widget):
+            part.close()
+    W.Widget.close(widget)
