@@ -1,7 +1,8 @@
-"""The reference engine: a plan's nodes executed by torch, one after the other.
+"""Execute a plan with torch: the door, and the reference engine.
 
-A plan is turned once into a list of steps, each a torch function with the places of its arguments; values that nobody
-needs any more are dropped at once. Functions come from the op table alone, never from a plan's text.
+The reference engine, an interpreter, turns a plan once into a list of steps, each a torch function with the places of
+its arguments, and takes them one after the other. The engine that is used by default (`gridkit.plans.generated`) has
+the same bits and less to do between the kernels. Both drop values at once that nobody needs any more.
 """
 
 from __future__ import annotations
@@ -10,58 +11,24 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from gridkit.errors import PlanError
 from gridkit.plans.check import dry_run, label, last_uses
-from gridkit.plans.plan import Arg, Dtype, Plan, Ref
+from gridkit.plans.generated import generate
+from gridkit.plans.kernels import function_of, has_reference, literal, torch_dtype
+from gridkit.plans.plan import Arg, Plan, Ref
 
-# torch's own entry points: the same kernels as torch.ops.aten, at about half of the cost of a call.
-_DIRECT: dict[str, Callable[..., Any]] = {
-    "aten.mm.default": torch.mm,
-    "aten.addmm.default": torch.addmm,
-    "aten.t.default": torch.t,
-    "aten.relu.default": torch.relu,
-    "aten.add.Tensor": torch.add,
-    "aten.mul.Tensor": torch.mul,
-    "aten.div.Tensor": torch.div,
-    "aten.sum.dim_IntList": torch.sum,
-    "aten.sum.default": torch.sum,
-    "aten.mean.default": torch.mean,
-    "aten.view.default": torch.Tensor.view,
-    "aten.expand.default": torch.Tensor.expand,
-    "aten.sym_size.int": torch.Tensor.size,
-    "py.add": operator.add,
-    "py.mul": operator.mul,
-    "py.truediv": operator.truediv,
-    "py.floordiv": operator.floordiv,
-    "py.mod": operator.mod,
-    "py.neg": operator.neg,
-}
-
-
-def _function(name: str) -> Callable[..., Any]:
-    if name in _DIRECT:
-        return _DIRECT[name]
-    _, op, overload = name.split(".")
-    function: Callable[..., Any] = getattr(getattr(torch.ops.aten, op), overload)
-    return function
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """torch's dtype of a NumPy name."""
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
-
+Engine = Callable[[Sequence[Any]], list[Any]]
 
 Step = tuple[Callable[..., Any], Callable[[list[Any]], tuple[Any, ...]], int, tuple[int | None, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A plan made ready. `blank` holds constants and literals at their places, None everywhere else."""
+    """A plan made ready for the interpreter. `blank` has constants and literals at their places, None elsewhere."""
 
     plan: Plan
     blank: list[Any]
@@ -71,10 +38,6 @@ class Program:
     outputs: tuple[int, ...]
 
     def __call__(self, values: Sequence[Any]) -> list[Any]:
-        """Execute with inputs that are known to fit: right shapes and dtypes, the learning rate as a float.
-
-        Call it inside `torch.no_grad` or `torch.inference_mode`.
-        """
         env = self.blank.copy()
         for place, value in zip(self.inputs, values, strict=True):
             env[place] = value
@@ -111,13 +74,8 @@ class _Builder:
     def place(self, arg: Arg) -> int:
         if isinstance(arg, Ref):
             return arg.id
-        self.blank.append(self.literal(arg))
+        self.blank.append(literal(arg))
         return len(self.blank) - 1
-
-    def literal(self, arg: Arg) -> Any:
-        if isinstance(arg, Dtype):
-            return torch_dtype(arg.name)
-        return [self.literal(a) for a in arg] if isinstance(arg, tuple) else arg
 
     def gather(self, arg: Arg, index: int) -> int:
         """The place of an argument; a list with references becomes a step that builds it."""
@@ -163,24 +121,37 @@ def _with_keywords(function: Callable[..., Any], names: tuple[str, ...]) -> Call
     return lambda *values: function(*values[:-count], **dict(zip(names, values[-count:], strict=True)))
 
 
-def program(plan: Plan) -> Program:
-    """The plan's steps; built once and kept with the plan."""
-    if "torch program" not in plan._memo:
-        plan._memo["torch program"] = _build(plan)
-    built: Program = plan._memo["torch program"]
-    return built
+def program(plan: Plan, engine: Literal["generated", "interpreter"] = "generated", donate: bool = False) -> Engine:
+    """The plan as a function from a list of inputs to the list of outputs; made once and kept with the plan.
+
+    It takes inputs that are known to fit (right shapes and dtypes, the learning rate as a float), after a dry run for
+    their batch size. Call it inside `torch.no_grad` or `torch.inference_mode`.
+
+    Args:
+        plan: a checked plan.
+        engine: how it is executed; both engines give the same bits.
+        donate: the generated engine may write new parameters, buffers and optimiser state over those it was given.
+            Each of these must be a tensor of its own that no one else reads.
+
+    Raises:
+        PlanError: when called: an operation fails; the message names the node.
+    """
+    key = ("torch", engine, donate)
+    if key not in plan._memo:
+        plan._memo[key] = generate(plan, donate) if engine == "generated" else interpreted(plan)
+    made: Engine = plan._memo[key]
+    return made
 
 
-def _build(plan: Plan) -> Program:
+def interpreted(plan: Plan) -> Program:
+    """The plan's steps for the interpreter."""
     builder = _Builder(plan)
     for index, (node, dying) in enumerate(zip(plan.nodes, last_uses(plan), strict=True)):
-        function = _function(node.op)
-        fixed = {k: builder.literal(v) for k, v in node.kwargs if not _has_reference(v)}
-        if isinstance(fixed.get("memory_format"), str):
-            fixed["memory_format"] = getattr(torch, fixed["memory_format"])
+        function = function_of(node.op)
+        fixed = {k: literal(v) for k, v in node.kwargs if not has_reference(v)}
         if fixed:
             function = partial(function, **fixed)
-        free = [(k, v) for k, v in node.kwargs if _has_reference(v)]
+        free = [(k, v) for k, v in node.kwargs if has_reference(v)]
         if free:
             function = _with_keywords(function, tuple(k for k, _ in free))
         places = [builder.gather(a, index) for a in (*node.args, *(v for _, v in free))]
@@ -189,10 +160,6 @@ def _build(plan: Plan) -> Program:
         builder.add(function, _taker(places), place, () if single else node.out, dying, index)
     inputs, outputs = tuple(i.id for i in plan.inputs), tuple(o.id for o in plan.outputs)
     return Program(plan, builder.blank, inputs, tuple(builder.steps), tuple(builder.nodes), outputs)
-
-
-def _has_reference(arg: Arg) -> bool:
-    return isinstance(arg, Ref) or (isinstance(arg, tuple) and any(_has_reference(a) for a in arg))
 
 
 def run(plan: Plan, inputs: Sequence[torch.Tensor | float]) -> list[torch.Tensor]:

@@ -18,8 +18,10 @@ import numpy as np
 import torch
 
 from gridkit.errors import PlanError, UsageError
-from gridkit.plans.check import Value, dry_run
-from gridkit.plans.engine_torch import program, torch_dtype
+from gridkit.plans.check import Value, bound, dry_run
+from gridkit.plans.engine_torch import program
+from gridkit.plans.kernels import torch_dtype
+from gridkit.plans.ops import table
 from gridkit.plans.plan import Input, Plan, Ref
 from gridkit.plans.shapes import Meta
 
@@ -86,14 +88,14 @@ def train_client(
     values = dry_run(plan, min(batch_size, count))
     if count % batch_size:
         dry_run(plan, count % batch_size)
-    _check_labels(plan, values, ys)
+    _check_labels(plan, values, xs, ys)
     current = _start(plan, state)
-    old = current[: len(plan.state)]
     order = _order(count, batch_size, epochs, (seed, round, slot) if shuffle else None)
 
     losses: list[torch.Tensor] = []
     sizes: list[int] = []
-    step, ones = program(plan), torch.ones(min(batch_size, count), dtype=torch_dtype(_wanted(plan, "weight").dtype))
+    step = program(plan, donate=True)  # `current` is this loop's own: a step may write over that of the step before
+    ones = torch.ones(min(batch_size, count), dtype=torch_dtype(_wanted(plan, "weight").dtype))
     arrange = _arrangement(plan)
     with one_thread(), torch.inference_mode():
         for batch in order:
@@ -102,10 +104,11 @@ def train_client(
             size = len(batch)
             weight = ones if size == len(ones) else torch.ones(size, dtype=ones.dtype)
             given = [*current, xs.index_select(0, batch), ys.index_select(0, batch), weight, rate]
+            given += _uniform(plan, size, (seed, round, slot, len(sizes)))
             loss, *current = step(given if arrange is None else [given[i] for i in arrange])
             losses.append(loss)
             sizes.append(size)
-        diff = _difference(plan, old, current)
+    diff = _difference(plan, state, current)
     mean = float(np.dot(torch.stack(losses).double().numpy(), sizes) / sum(sizes))
     return LocalResult(diff, count, {"loss": mean}, len(sizes))
 
@@ -147,8 +150,8 @@ def _wanted(plan: Plan, role: Any) -> Input:
 
 
 def _arrangement(plan: Plan) -> list[int] | None:
-    """Where each input of the plan stands among state, optimiser, x, y, weight, lr; None if in just that order."""
-    roles = {"param": 0, "buffer": 0, "optimizer": 1, "x": 2, "y": 3, "weight": 4, "lr": 5}
+    """Where each input stands among state, optimiser, x, y, weight, lr, uniform; None if in just that order."""
+    roles = {"param": 0, "buffer": 0, "optimizer": 1, "x": 2, "y": 3, "weight": 4, "lr": 5, "uniform": 6}
     order = sorted(range(len(plan.inputs)), key=lambda i: roles[plan.inputs[i].role])
     if order == list(range(len(order))):
         return None
@@ -183,26 +186,35 @@ def _tensor(spec: Input, data: Any) -> torch.Tensor:
     return torch.tensor(array)
 
 
-def _check_labels(plan: Plan, values: Mapping[int, Value], ys: torch.Tensor) -> None:
-    """Class labels must name a class: torch's own message says neither which client nor which label."""
-    target = _wanted(plan, "y")
+_NAMING = {  # operation: its table, its indices, the table's axis that they count along, and what messages call them
+    "aten.nll_loss_forward.default": ("self", "target", 1, "label", "classes"),
+    "aten.nll_loss2d_forward.default": ("self", "target", 1, "label", "classes"),
+    "aten.embedding.default": ("weight", "indices", 0, "token", "tokens"),
+}
+
+
+def _check_labels(plan: Plan, values: Mapping[int, Value], xs: torch.Tensor, ys: torch.Tensor) -> None:
+    """Labels must name a class and tokens an entry: torch's own message says neither which client nor which label."""
+    data = {Ref(_wanted(plan, "x").id): xs, Ref(_wanted(plan, "y").id): ys}
     for node in plan.nodes:
-        if node.op not in ("aten.nll_loss_forward.default", "aten.nll_loss2d_forward.default"):
+        if node.op not in _NAMING:
             continue
-        scores, labels, _, _, ignored = node.args[:5]
-        if labels != Ref(target.id) or not isinstance(scores, Ref):
+        table_name, indices, axis, what, kinds = _NAMING[node.op]
+        args = bound(table()[node.op], node)
+        given = data.get(args[indices])
+        if given is None:
             continue
-        meta = values[scores.id]
+        meta = values[args[table_name].id]
         assert isinstance(meta, Meta)
-        classes = meta.shape[1]
-        wrong = (ys < 0) | (ys >= classes)
-        if isinstance(ignored, int) and ignored != -100:
-            wrong &= ys != ignored
+        count = meta.shape[axis]
+        wrong = (given < 0) | (given >= count)
+        if args.get("ignore_index", -100) != -100:
+            wrong &= given != args["ignore_index"]
         if bool(wrong.any()):
-            first = int(ys[wrong].flatten()[0])
             raise UsageError(
-                f"label {first} in {target.name}: the model knows the classes 0 to {classes - 1}",
-                "count classes from 0; to leave samples out, drop them or give the loss an ignore_index",
+                f"{what} {int(given[wrong].flatten()[0])} in {'y' if given is ys else 'x'}: "
+                f"the model knows the {kinds} 0 to {count - 1}",
+                f"count {kinds} from 0; to leave samples out, drop them or give the loss an ignore_index",
             )
 
 
@@ -233,7 +245,20 @@ def _order(count: int, size: int, epochs: int, keys: tuple[int, int, int] | None
         yield from (torch.from_numpy(samples[i : i + size]) for i in range(0, count, size))
 
 
-def _difference(plan: Plan, old: list[torch.Tensor], new: list[torch.Tensor]) -> dict[str, np.ndarray]:
-    averaged = {s.name for s in plan.averaged}
-    pairs = zip(plan.state, old, new, strict=False)
-    return {s.name: (a - b).numpy() for s, a, b in pairs if s.name in averaged}
+def _uniform(plan: Plan, size: int, keys: tuple[int, int, int, int]) -> list[torch.Tensor]:
+    """The random inputs of one step, drawn from Philox(seed, round, slot, step), uniform in [0, 1)."""
+    specs = [i for i in plan.inputs if i.role == "uniform"]
+    if not specs:
+        return []
+    # the spawn key sets these streams apart from those that shuffle
+    draw = np.random.Generator(np.random.Philox(np.random.SeedSequence(keys, spawn_key=(1,))))
+    values = [torch.empty([size if s == "B" else s for s in i.shape]) for i in specs]
+    for value in values:
+        draw.random(out=value.numpy(), dtype=np.float32)
+    return values
+
+
+def _difference(plan: Plan, old: Mapping[str, np.ndarray], current: list[torch.Tensor]) -> dict[str, np.ndarray]:
+    new = {spec.name: tensor.numpy() for spec, tensor in zip(plan.state, current, strict=False)}
+    with np.errstate(all="ignore"):  # a training that diverged is judged where its diff is read
+        return {s.name: np.asarray(np.subtract(old[s.name], new[s.name], order="C")) for s in plan.averaged}

@@ -1,4 +1,4 @@
-"""The interpreter: checks at its door, the failing node by name, and values dropped when they are done with."""
+"""Both engines: checks at the door, the failing node by name, and values dropped when they are done with."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from gridkit.errors import PlanError
-from gridkit.plans import engine_torch
+from gridkit.plans import kernels
+from gridkit.plans.engine_torch import program
 from gridkit.plans.plan import Input, Node, Output, Plan, Ref
-from tests.plans.plans import batch, mlp, start, traced
+from tests.plans.plans import MODELS, SHAPES, batch, mlp, start, traced
+
+ENGINES = ["generated", "interpreter"]
 
 
 def given(size: int = 4) -> list[Any]:
@@ -60,7 +63,8 @@ def test_number_of_inputs_and_empty_batches() -> None:
         traced("mlp").run(given(0))
 
 
-def test_values_are_dropped_after_their_last_use(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_values_are_dropped_after_their_last_use(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     born: list[weakref.ref[torch.Tensor]] = []
     alive: list[int] = []
 
@@ -71,15 +75,59 @@ def test_values_are_dropped_after_their_last_use(monkeypatch: pytest.MonkeyPatch
         born.append(weakref.ref(result))
         return result
 
-    monkeypatch.setitem(engine_torch._DIRECT, "aten.neg.default", watched)
+    monkeypatch.setitem(kernels.DIRECT, "aten.neg.default", watched)
     nodes = tuple(Node("aten.neg.default", (Ref(i),), (), (i + 1,)) for i in range(6))
     plan = Plan("chain", (Input(0, "x", "x", "float32", ("B",)),), (Output(6, "loss", "loss"),), nodes)
-    engine_torch.program(plan)([torch.ones(3)])
+    program(plan, engine)([torch.ones(3)])
     assert alive == [0, 1, 1, 1, 1, 1]
 
 
-def test_every_direct_function_is_in_the_table() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("donate", [False, True])
+def test_a_failing_node_is_named(engine: Any, donate: bool) -> None:
+    plan = traced("mlp", momentum=0.9)
+    inputs = [*start(plan, mlp()), *batch(4), torch.ones(4), 0.1]
+    inputs[-3] = torch.full((4,), 9)
+    node = next(i for i, n in enumerate(plan.nodes) if n.op == "aten.nll_loss_forward.default")
+    with pytest.raises(PlanError, match=rf"^node {node} \(aten.nll_loss_forward.default\) of plan .* failed: Target 9"):
+        program(plan, engine, donate)(inputs)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_arithmetic_that_fails_is_named_too(engine: Any) -> None:
+    size, divided = Node("aten.sym_size.int", (Ref(0), 0), (), (1,)), Node("py.mod", (Ref(1), Ref(2)), (), (3,))
+    zero = Node("py.mul", (Ref(1), 0), (), (2,))
+    made = Node("aten.scalar_tensor.default", (Ref(3),), (), (4,))
+    nodes = (size, zero, divided, made)
+    plan = Plan("m", (Input(0, "x", "x", "float32", ("B",)),), (Output(4, "loss", "loss"),), nodes)
+    with pytest.raises(PlanError, match=r"^node 2 \(py.mod\) of plan 'm' failed: integer (division or )?modulo"):
+        program(plan, engine)([torch.ones(3)])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_error_outside_of_the_nodes_stays_what_it_is(engine: Any) -> None:
+    with pytest.raises(ValueError):
+        program(traced("mlp"), engine)([])
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+def test_engines_have_the_same_bits(kind: str) -> None:
+    plan = traced(kind, momentum=0.9, nesterov=True)
+    for size in (1, 8, 33):
+        torch.manual_seed(size)
+        inputs = [*start(plan, MODELS[kind]()), *batch(size, SHAPES[kind]), torch.rand(size), 0.1]
+        with torch.no_grad():
+            one, two = (program(plan, engine)(inputs) for engine in ("generated", "interpreter"))
+        assert len(one) == len(two) and all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_a_program_is_made_once() -> None:
+    plan = traced("mlp")
+    assert program(plan) is program(plan, "generated") is not program(plan, donate=True)
+
+
+def test_every_function_named_here_is_in_the_table() -> None:
     from gridkit.plans.ops import table
 
-    assert set(engine_torch._DIRECT) <= set(table())
-    assert all(n in engine_torch._DIRECT for n in table() if n.startswith("py."))
+    assert set(kernels.DIRECT) | set(kernels.IN_PLACE) <= set(table())
+    assert all(n in kernels.DIRECT for n in table() if n.startswith("py."))

@@ -206,8 +206,8 @@ def test_every_tensor_that_enters_the_plan_is_aligned(monkeypatch: pytest.Monkey
     seen: list[int] = []
     real = local.program
 
-    def watched(plan: Plan) -> Any:
-        step = real(plan)
+    def watched(plan: Plan, **options: Any) -> Any:
+        step = real(plan, **options)
 
         def call(values: list[Any]) -> list[Any]:
             seen.extend(v.data_ptr() % 64 for v in values if isinstance(v, torch.Tensor))
