@@ -8,9 +8,9 @@ How it is counted:
   gives costs as much as the forward did. What padding adds is counted with, as in torch's counter.
 * An operation on each element counts one for each value, whatever the function; those of several steps as many
   (`add` with a factor two, `addcmul` three).
-* Sums and means count one for each value that they read; norms, softmax and losses as many for each value as their
-  formulas have (`_ROWS`).
-* Views, copies, fills and arithmetic on sizes count zero: no arithmetic on floating-point values.
+* Reductions count one for each value that they read; norms, softmax, losses and attention as many for each value, or
+  score, as their formulas have (`_ROWS`).
+* Views, copies, fills, look-ups and arithmetic on sizes count zero: no arithmetic on floating-point values.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ from gridkit.plans.shapes import Meta
 Kind = Literal[
     "matrix products",
     "convolutions",
+    "attention",
     "pooling",
     "normalisation",
     "softmax and losses",
-    "sums and means",
+    "reductions",
     "element by element",
+    "look-ups",
     "copies and fills",
     "views",
     "numbers",
@@ -157,6 +159,18 @@ def _convolution_backward(a: Args, out: Results) -> int:
     return int(to_input + to_weight) * _convolved(a, gradient) + int(to_bias) * gradient.size
 
 
+def _attention(products: int, each: int) -> Count:
+    """So many products of queries and keys, or of scores and values, and so many for each score."""
+
+    def count(a: Args, out: Results) -> int:
+        query, key, value = (a[name].shape for name in ("query", "key", "value"))
+        scores: int = math.prod(query[:-1]) * key[-2]
+        with_values = products // 2  # the others are with keys or queries; values may have another width
+        return int(scores * (2 * with_values * value[-1] + 2 * (products - with_values) * query[-1] + each))
+
+    return count
+
+
 def _windows(a: Args, out: Results) -> int:
     """Each value of a pooling's result, or of its gradient, is made from one window."""
     kernel = a["kernel_size"]
@@ -171,22 +185,36 @@ _ROWS: dict[str, tuple[Kind, Count]] = {
     "mm": ("matrix products", _product),
     "addmm": ("matrix products", _product),
     "bmm": ("matrix products", _product),
+    "baddbmm": ("matrix products", _product),
     "convolution": ("convolutions", _convolution),
     "convolution_backward": ("convolutions", _convolution_backward),
+    # scores, softmax, sum of the values
+    "_scaled_dot_product_flash_attention_for_cpu": ("attention", _attention(2, 5)),
+    # scores again, gradients of values, weights, queries, keys; softmax again (2), and its gradient (4)
+    "_scaled_dot_product_flash_attention_for_cpu_backward": ("attention", _attention(5, 6)),
     "max_pool2d_with_indices": ("pooling", _windows),
     "max_pool2d_with_indices_backward": ("pooling", _argument("grad_output")),
     "avg_pool2d": ("pooling", _windows),
     "avg_pool2d_backward": ("pooling", _windows),
     "_adaptive_avg_pool2d": ("pooling", _largest(1)),
     "_adaptive_avg_pool2d_backward": ("pooling", _largest(1)),
+    "adaptive_max_pool2d": ("pooling", _largest(1)),
+    "adaptive_max_pool2d_backward": ("pooling", _argument("grad_output")),
+    "upsample_nearest2d": ("pooling", _nothing),
+    "upsample_nearest2d_backward": ("pooling", _argument("grad_output")),
     # mean 1; variance 3 (subtract, square, add); normalise 2; scale and shift 2
     "native_layer_norm": ("normalisation", _argument("input", 8)),
     "native_group_norm": ("normalisation", _argument("input", 8)),
+    "_native_batch_norm_legit_functional": ("normalisation", _argument("input", 8)),
+    "_native_batch_norm_legit": ("normalisation", _argument("input", 8)),
+    "_native_batch_norm_legit_no_training": ("normalisation", _argument("input", 4)),
     # normalise again 2; times the scale 1; its mean, and that of it times the normalised, 3; combine 4; scale, shift 3
     "native_layer_norm_backward": ("normalisation", _argument("input", 13)),
     "native_group_norm_backward": ("normalisation", _argument("input", 13)),
+    "native_batch_norm_backward": ("normalisation", _argument("input", 13)),
     # maximum, subtract, exponential, sum, then divide or subtract again
     "_softmax": ("softmax and losses", _argument("self", 5)),
+    "_safe_softmax": ("softmax and losses", _argument("self", 5)),
     "_log_softmax": ("softmax and losses", _argument("self", 5)),
     # g·y, its sum, subtract, multiply; for the logarithm: sum of g, exponential, multiply, subtract
     "_softmax_backward_data": ("softmax and losses", _argument("output", 4)),
@@ -208,13 +236,26 @@ _ROWS: dict[str, tuple[Kind, Count]] = {
     "smooth_l1_loss_backward": ("softmax and losses", _largest(3)),
     "huber_loss_backward": ("softmax and losses", _largest(3)),
     "binary_cross_entropy_backward": ("softmax and losses", _largest(3)),
-    "sum": ("sums and means", _argument("self")),
-    "mean": ("sums and means", _argument("self")),
+    "sum": ("reductions", _argument("self")),
+    "mean": ("reductions", _argument("self")),
+    **dict.fromkeys(("amax", "amin", "argmax", "argmin", "cumsum", "max", "min"), ("reductions", _argument("self"))),
+    "linalg_vector_norm": ("reductions", _argument("self", 2)),
+    # the mean, subtract, square, sum; maximum, subtract, exponential, sum
+    "std": ("reductions", _argument("self", 4)),
+    "var": ("reductions", _argument("self", 4)),
+    "logsumexp": ("reductions", _argument("self", 4)),
     "add": ("element by element", _sum),
     "sub": ("element by element", _sum),
     "rsub": ("element by element", _sum),
     "lerp": ("element by element", _largest(3)),
+    # a sigmoid and a product for two values; their gradients take six
+    "glu": ("element by element", _largest(1)),
+    "glu_backward": ("element by element", _largest(3)),
     "addcmul": ("element by element", _largest(3)),
+    **dict.fromkeys(("embedding", "gather", "index_select", "scatter"), ("look-ups", _nothing)),
+    "embedding_dense_backward": ("look-ups", _argument("grad_output")),
+    "scatter_add": ("look-ups", _argument("src")),
+    "index_add": ("look-ups", _argument("source")),
     **dict.fromkeys(
         (
             "_unsafe_view",
@@ -223,6 +264,7 @@ _ROWS: dict[str, tuple[Kind, Count]] = {
             "cat",
             "clone",
             "constant_pad_nd",
+            "flip",
             "full",
             "full_like",
             "new_full",
@@ -230,9 +272,16 @@ _ROWS: dict[str, tuple[Kind, Count]] = {
             "new_zeros",
             "ones",
             "ones_like",
+            "pixel_shuffle",
+            "pixel_unshuffle",
+            "repeat",
+            "roll",
             "scalar_tensor",
             "select_backward",
             "slice_backward",
+            "stack",
+            "tril",
+            "triu",
             "zeros",
             "zeros_like",
         ),

@@ -26,6 +26,8 @@ _ROLES = {
     "y": "the batch's targets",
     "weight": "a weight for each sample",
     "lr": "the learning rate",
+    "uniform": "random numbers from 0 to 1, drawn anew for each step",
+    "arg": "an argument",
 }
 _HELD: dict[InputRole, str] = {"param": "parameters", "buffer": "buffers", "optimizer": "optimizer's memory"}
 """Inputs that are counted, not shown one by one."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from gridkit.errors import PlanError
 from gridkit.plans import shapes
@@ -26,6 +26,7 @@ ONE_BY_ONE = {
     shapes.with_number,
     shapes.true_divide,
     shapes.pair,
+    shapes.bitwise,
     shapes.compare,
     shapes.where,
     shapes.masked_fill,
@@ -83,6 +84,18 @@ def test_the_gradients_of_a_convolution_by_hand(mask: tuple[bool, ...]) -> None:
     sizes = ((2, 6, 4, 4), (2, 4, 6, 6), (6, 4, 3, 3))
     found = cost_of("aten.convolution_backward.default", *args, sizes=sizes, out=3)
     assert found.flops == (mask[0] + mask[1]) * one + mask[2] * rest
+
+
+def test_attention_as_torch_counts_it_and_its_softmax() -> None:
+    query, key, value = (2, 4, 6, 8), (2, 4, 7, 8), (2, 4, 7, 8)
+    name, scores = "aten._scaled_dot_product_flash_attention_for_cpu", 2 * 4 * 6 * 7
+    products = sdpa_flop_count(query, key, value)  # type: ignore[no-untyped-call]
+    found = cost_of(f"{name}.default", sizes=(query, key, value), out=2)
+    assert (found.kind, found.flops) == ("attention", products + 5 * scores)
+    sizes = (query, query, key, value, query, (2, 4, 6))
+    back = cost_of(f"{name}_backward.default", 0.0, False, sizes=sizes, out=3)
+    products = sdpa_backward_flop_count(query, query, key, value)  # type: ignore[no-untyped-call]
+    assert back.flops == products + 6 * scores
 
 
 @pytest.mark.parametrize(
