@@ -14,8 +14,6 @@ from gridkit.widgets.plot import live_picture
 from gridkit.widgets.snapshot import RunSnapshot
 from gridkit.widgets.twin import TwinBox
 
-_BAR_STYLES = {"completed": "success", "failed": "danger", "stopped": "warning"}
-
 
 class Watched(Protocol):
     """What a panel needs of a Run. Nothing here does I/O."""
@@ -47,7 +45,7 @@ class RunWatch(TwinBox):
         self._asked = 0
         self._note = ""
         self._drawn: RunSnapshot | None = None
-        self.progress = W.IntProgress(0, 0, 1, description="Rounds", layout=W.Layout(width="24em"))
+        self.progress = W.HTML()
         self.stop_button = W.Button(description="Stop", icon="stop", tooltip="Stop after this round; again: at once")
         self.curves = W.HTML()
         self.workers = W.HTML()
@@ -96,9 +94,7 @@ class RunWatch(TwinBox):
     def _paint(self) -> RunSnapshot:
         """Only what has changed is sent: a widget's member that is set to what it is stays quiet."""
         now, before = self._run.snapshot(), self._drawn
-        self.progress.max = max(1, now.rounds or 0, now.rounds_done)
-        self.progress.value = now.rounds_done
-        self.progress.bar_style = _BAR_STYLES.get(now.status, "") if now.done else ""
+        self.progress.value = _bar(now)
         if before is None or not now.metrics.equals(before.metrics):
             self.curves.value = live_picture(now.metrics, now.title)
         self.workers.value = now.worker_table()
@@ -123,12 +119,17 @@ class RunWatch(TwinBox):
 
 def run_twin(snapshot: RunSnapshot) -> Html:
     """The panel as it stands in a saved notebook."""
-    done, of = snapshot.rounds_done, max(1, snapshot.rounds or 0, snapshot.rounds_done)
     return tag(
         "div",
-        tag("div", tag("progress", value=done, max=of, aria_label=snapshot.progress, style="width:24em")),
+        tag("div", _bar(snapshot)),
         snapshot.status_line(),
         tag("div", live_picture(snapshot.metrics, snapshot.title)),
         snapshot.worker_table(),
         class_="gridkit",
     )
+
+
+def _bar(snapshot: RunSnapshot) -> Html:
+    """Rounds that are over, of all. Not an `IntProgress`: that one has no role and no value for a screen reader."""
+    of = max(1, snapshot.rounds or 0, snapshot.rounds_done)
+    return tag("progress", value=snapshot.rounds_done, max=of, aria_label=snapshot.progress, style="width:24em")
