@@ -56,7 +56,7 @@ def table(
     body = [tag("tr", *(tag("td", cell, style="text-align:left") for cell in row)) for row in rows[:limit]]
     if len(rows) > limit:
         body.append(tag("tr", tag("td", f"and {len(rows) - limit} more", colspan=len(columns))))
-    title = tag("caption", caption) if caption else None
+    title = tag("caption", caption, style="text-align:left") if caption else None
     return tag("table", title, head, tag("tbody", *body))
 
 

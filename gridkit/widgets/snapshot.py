@@ -42,7 +42,7 @@ class WorkerRow:
     def cells(self) -> tuple[str, ...]:
         """One text a column of `WORKER_COLUMNS`."""
         samples = "" if self.samples is None else f"{self.samples:,}"
-        seconds = "" if math.isnan(self.seconds) else f"{self.seconds:.1f}"
+        seconds = "" if math.isnan(self.seconds) else f"{self.seconds:.{1 if self.seconds >= 10 else 2}f}"
         message = self.message if len(self.message) <= _MESSAGE else self.message[:_MESSAGE] + "…"
         return self.name, self.state, samples, seconds, self.verdict, message
 

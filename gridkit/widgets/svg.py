@@ -24,6 +24,7 @@ from matplotlib.transforms import Affine2D, Bbox, Transform
 from gridkit.widgets.html import Html, tag
 
 _LETTERS = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE3: "Q", Path.CURVE4: "C", Path.CLOSEPOLY: "Z"}
+_WIDE = "\u2e80"  # Chinese, Japanese, Korean, emoji
 _ANCHORS = {"center": ("middle", 0.5), "right": ("end", 1.0)}
 
 
@@ -63,6 +64,11 @@ class SvgRenderer(RendererBase):
 
     def points_to_pixels(self, points: Any) -> Any:
         return points * self.dpi / 72
+
+    def get_text_width_height_descent(self, s: str, prop: FontProperties, ismath: Any) -> tuple[float, float, float]:
+        if not ismath:  # matplotlib's font lacks letters that the page's may have; they are as wide as a dash
+            s = "".join("—" if c >= _WIDE else c for c in s)
+        return super().get_text_width_height_descent(s, prop, ismath)
 
     def draw_path(self, gc: GraphicsContextBase, path: Path, transform: Transform, rgbFace: Any = None) -> None:
         window = (0.0, 0.0, self.width, self.height) if rgbFace is None else None
