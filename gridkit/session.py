@@ -146,13 +146,15 @@ class Session:
         """
         from gridkit.widgets.launcher import Launcher
 
-        return Launcher(_Desk(self._core), model=model, plan=plan, clients=clients, evaluate=evaluate, name=name)
+        rows, desk = BRIDGE.sync(self._core.processes()), _Desk(self._core)
+        return Launcher(desk, rows, model=model, plan=plan, clients=clients, evaluate=evaluate, name=name)
 
     def panel(self) -> Panel:
         """All in one: session and node, the trainings, the launcher, and the newest training live."""
         from gridkit.widgets.panel import Panel
 
-        return Panel(_Desk(self._core))
+        rows = BRIDGE.sync(self._core.processes())
+        return Panel(_Desk(self._core), rows, BRIDGE.sync(self._core.newest()))
 
 
 class _Desk:
@@ -168,9 +170,6 @@ class _Desk:
 
     def trainings(self) -> concurrent.futures.Future[list[dict[str, Any]]]:
         return BRIDGE.submit(self._core.processes())
-
-    def newest(self) -> concurrent.futures.Future[Run | None]:
-        return BRIDGE.submit(self._core.newest())
 
     def train(self, new: NewTraining) -> concurrent.futures.Future[Run]:
         training = self._core.train(

@@ -18,7 +18,8 @@ import ipywidgets as W
 from gridkit import cells, threads
 from gridkit.errors import GridkitError, UsageError
 from gridkit.widgets import found
-from gridkit.widgets.html import Html, joined, tag
+from gridkit.widgets.html import Html, card, joined, tag
+from gridkit.widgets.twin import TwinBox
 
 T = TypeVar("T")
 Row = Mapping[str, Any]
@@ -52,7 +53,7 @@ class Launched(Protocol):
     def title(self) -> str: ...
 
     def watch(self) -> Any:
-        """A live panel, such as `RunWatch`: with a Stop of its own, that returns at once."""
+        """A live panel, such as `RunWatch`: with a Stop of its own, which returns at once."""
         ...
 
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]: ...
@@ -79,13 +80,16 @@ class Grid(Protocol):
         ...
 
 
-class Launcher(W.VBox):  # type: ignore[misc]
+class Launcher(TwinBox):
     """Choose a model of the notebook, or a hosted training; clients; Launch. Stop stops it.
 
     Args:
         grid: of a session.
+        rows: the node's trainings.
         model, plan, clients, evaluate, name: taken as they are; what is missing is looked for in the notebook.
         on_rows: told the node's trainings each time they come.
+        on_over: called when a training shown beneath is over; by default this updates the form's own twin. (Not more
+            often: an output that is updated is drawn anew, and the keyboard's focus is lost.)
 
     Raises:
         UsageError: `plan` doesn't fit `model`, or `clients` isn't a list of ``(x, y)``.
@@ -94,9 +98,12 @@ class Launcher(W.VBox):  # type: ignore[misc]
         >>> grid.launcher(model=model, plan=plan, clients=shards)                   # doctest: +SKIP
     """
 
+    _unsubscribe: Callable[[], None] = staticmethod(lambda: None)  # `close` is called even if `__init__` has raised
+
     def __init__(
         self,
         grid: Grid,
+        rows: Sequence[Row] = (),
         *,
         model: Any = None,
         plan: Any = None,
@@ -104,10 +111,12 @@ class Launcher(W.VBox):  # type: ignore[misc]
         evaluate: Callable[[Any], Mapping[str, float]] | None = None,
         name: str | None = None,
         on_rows: Callable[[Sequence[Row]], None] = lambda rows: None,
+        on_over: Callable[[], None] | None = None,
     ) -> None:
         self._check(model, plan, clients)
         self._grid = grid
         self._on_rows = on_rows
+        self._on_over = on_over or self.update_twin
         self._given = (model, plan, clients, evaluate, name)
         self._lock = threading.Lock()
         self._busy = False
@@ -160,13 +169,18 @@ class Launcher(W.VBox):  # type: ignore[misc]
         for chooser in (self.what, self.model, self.hosted):
             chooser.observe(lambda _: self._show_choice(), "value")
         self.say("")
-        self.refresh()
+        self._look()
+        self._show_trainings(rows)
         cells.remember(self)
 
     # -- the form
 
     def refresh(self) -> None:
         """Look again for what can be trained. Returns at once; the hosted trainings come when the node answers."""
+        self._look()
+        self.ask(self._grid.trainings, self._show_trainings)
+
+    def _look(self) -> None:
         self._filling = True
         namespace = _namespace()
         model, plan, clients, evaluate, name = self._given
@@ -185,7 +199,6 @@ class Launcher(W.VBox):  # type: ignore[misc]
             self.name.value = name
         self._filling = False
         self._show_choice()
-        self.ask(self._grid.trainings, self._show_trainings)
 
     def _show_trainings(self, rows: Sequence[Row]) -> None:
         """Only trainings that one can join: not over, without a fixed roster."""
@@ -273,27 +286,24 @@ class Launcher(W.VBox):  # type: ignore[misc]
         )
 
     def _launched(self, run: Launched) -> None:
-        self._show_run(run)
         self.say(f"launched {run.title}")
+        self._show_run(run)
         self.refresh()
 
     def follow(self, run: Launched) -> None:
-        """Show this training beneath, unless another one was launched meanwhile."""
-        with self._lock:
-            if self._busy or self._run is not None:
-                return
-            self._busy = True
-        self.launch_button.disabled = True
+        """Show this training beneath, as if it had been launched here."""
+        self._busy = self.launch_button.disabled = not run.done
         self._show_run(run)
 
     def _show_run(self, run: Launched) -> None:
+        self._unsubscribe()
         before, self._watch, self._run = self._watch, run.watch(), run
         self.below.children = (self._watch,)
         if before is not None:
             before.close()
-        self.stop_button.disabled = False
-        run.subscribe(self._changed)
-        self._changed()
+        self.stop_button.disabled = run.done
+        self._unsubscribe = run.subscribe(self._changed)
+        self._changed()  # it may have ended before
 
     def _launched_nothing(self, error: BaseException) -> None:
         self._say_error(error)
@@ -306,9 +316,17 @@ class Launcher(W.VBox):  # type: ignore[misc]
             if self._run is None or not self._run.done or not self._busy:
                 return
             self._busy = False
+        context = contextvars.copy_context()  # this may be the network's thread, which paints nothing
+        threads.start(lambda: context.run(self._is_over), name="gridkit-launcher", end=lambda: None)
+
+    def _is_over(self) -> None:
         self.stop_button.disabled = True
         self.launch_button.disabled = False
-        self.ask(self._grid.trainings, self._show_trainings)
+        self.ask(self._grid.trainings, self._show_end)
+
+    def _show_end(self, rows: Sequence[Row]) -> None:
+        self._show_trainings(rows)
+        self._on_over()
 
     def stop(self) -> None:
         """What the Stop button does: stop after this round; a second time: now."""
@@ -316,20 +334,31 @@ class Launcher(W.VBox):  # type: ignore[misc]
             self._watch.stop()
 
     def close(self) -> None:
-        """Close the form and the panel beneath; the training goes on."""
-        if self._watch is not None:
-            self._watch.close()
-        dispose(self)
+        """Close the form and what is beneath; the training goes on."""
+        self._unsubscribe()
+        super().close()
+
+    def twin(self) -> tuple[str, Html]:
+        hosted = self.what.value == "hosted"
+        facts = {"trains": (self.hosted if hosted else self.model).label or "nothing yet"}
+        facts |= {"clients": self.clients.label or "none yet", "rounds": self.rounds.value or "without end"}
+        facts |= {"strategy": self.strategy.value, "status": self._said or "ready"}
+        text, html = f"Launcher: {', '.join(f'{key} {value}' for key, value in facts.items())}", card("Launcher", facts)
+        if self._watch is None:
+            return text, html
+        below = self._watch.twin()
+        return f"{text}\n{below[0]}", tag("div", html, below[1])
 
     # -- words
 
     def say(self, text: str) -> None:
-        """Show a line of status."""
-        self.status.value = _status(text)
+        """Show this as the status."""
+        self._said = text
+        lines = [part for line in text.splitlines() for part in (tag("br"), line)][1:]
+        self.status.value = tag("div", joined(lines), role="status", aria_live="polite")
 
     def _say_error(self, error: BaseException) -> None:
-        lines = str(error).splitlines() or [""]
-        self.status.value = _status(f"{type(error).__name__}: {lines[0]}", *lines[1:])
+        self.say(f"{type(error).__name__}: {error}")
 
     def ask(
         self,
@@ -357,30 +386,15 @@ class Launcher(W.VBox):  # type: ignore[misc]
     @staticmethod
     def _check(model: Any, plan: Any, clients: Any) -> None:
         if model is not None and not found.is_model(model):
-            raise UsageError(f"model is a {type(model).__name__}", "pass an nn.Module")
+            raise UsageError(f"model is of type {type(model).__name__}", "pass an nn.Module")
         if plan is not None and not found.is_plan(plan):
-            raise UsageError(f"plan is a {type(plan).__name__}", "pass what gk.training_plan returns")
+            raise UsageError(f"plan is of type {type(plan).__name__}", "pass what gk.training_plan returns")
         if model is not None and plan is not None and not found.fits(model, plan):
             raise UsageError(
                 f"the plan '{plan.name}' doesn't fit the model", "trace it from this model with gk.training_plan"
             )
         if clients is not None and not found.is_shards(clients):
             raise UsageError("clients isn't a list of (x, y)", "pass one pair of arrays a client, of equal length")
-
-
-def _status(*lines: str) -> Html:
-    parts = [part for line in lines for part in (tag("br"), line)][1:]
-    return tag("div", joined(parts), role="status", aria_live="polite")
-
-
-def dispose(widget: Any) -> None:
-    """Close a widget, all that it holds, and their layouts and styles: each is known to the front-end on its own."""
-    for child in getattr(widget, "children", ()):
-        dispose(child)
-    for part in (getattr(widget, "layout", None), getattr(widget, "style", None)):
-        if isinstance(part, W.Widget):
-            part.close()
-    W.Widget.close(widget)
 
 
 def _cancel(future: Future[Any]) -> None:

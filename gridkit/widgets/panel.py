@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any, Protocol
 
 import ipywidgets as W
 
 from gridkit import cells
 from gridkit.widgets.html import Html, card, table, tag
-from gridkit.widgets.launcher import Grid, Launched, Launcher, Row, dispose
+from gridkit.widgets.launcher import Grid, Launched, Launcher, Row
+from gridkit.widgets.twin import TwinBox
 
 _COLUMNS = ("training", "version", "state", "round", "for", "strategy")
 
@@ -22,39 +22,40 @@ class Node(Grid, Protocol):
         """What is known of session and node without asking anybody."""
         ...
 
-    def newest(self) -> Future[Any]:
-        """The training hosted last, a `Launched`, or None."""
-        ...
 
-
-class Panel(W.VBox):  # type: ignore[misc]
+class Panel(TwinBox):
     """Session, trainings, launcher, live view.
+
+    Args:
+        grid: of a session.
+        rows: the node's trainings, oldest first.
+        run: the newest one.
 
     Example:
         >>> grid.panel()                                                            # doctest: +SKIP
     """
 
-    def __init__(self, grid: Node) -> None:
+    def __init__(self, grid: Node, rows: Sequence[Row] = (), run: Launched | None = None) -> None:
         self._grid = grid
-        self.facts = W.HTML(card("Session", grid.facts()))
-        self.trainings = W.HTML(_trainings(()))
-        self.launcher = Launcher(grid, on_rows=self._show_rows)
+        self.facts = W.HTML()
+        self.trainings = W.HTML()
+        self.launcher = Launcher(grid, rows, on_rows=self._show_rows, on_over=self.update_twin)
         super().__init__([self.facts, self.trainings, self.launcher])
-        self.launcher.ask(grid.newest, self._follow)
+        if run is not None:
+            self.launcher.follow(run)
         cells.remember(self)
 
     def _show_rows(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
         self.facts.value = card("Session", self._grid.facts())
         self.trainings.value = _trainings(rows)
 
-    def _follow(self, run: Launched | None) -> None:
-        if run is not None:
-            self.launcher.follow(run)
-
-    def close(self) -> None:
-        """Close the panel; trainings go on."""
-        self.launcher.close()
-        dispose(self)
+    def twin(self) -> tuple[str, Html]:
+        text, html = self.launcher.twin()
+        facts = ", ".join(f"{key} {value}" for key, value in self._grid.facts().items())
+        lines = [" ".join(str(cell) for cell in _training(row)) for row in reversed(self._rows)]
+        shown = tag("div", card("Session", self._grid.facts()), _trainings(self._rows), html)
+        return "\n".join([f"Session: {facts}", *lines, text]), shown
 
 
 def _trainings(rows: Sequence[Row]) -> Html:
