@@ -88,10 +88,14 @@ def line_of(error: BaseException) -> str | None:
     place = _innermost(error.__traceback__)
     if place is None:
         return None
-    path, number = place
+    return f"{name_of(place[0])}, line {place[1]}"
+
+
+def name_of(path: str) -> str:
+    """How a person calls a file of code: "In[3]" if it is a cell, else the file's name."""
     here = shell()
     cell = None if here is None else here.compile.format_code_name(path)
-    return f"{Path(path).name if cell is None else cell[1]}, line {number}"
+    return Path(path).name if cell is None else str(cell[1])
 
 
 def _innermost(trace: TracebackType | None) -> tuple[str, int] | None:

@@ -37,8 +37,12 @@ ARROWS: dict[str, set[str]] = {
     "results": {"federated", "wire"},
 }
 # The simulator is a worker and a node in one process: what it gives back is a Run. A plan shows itself as HTML, which
-# is escaped in one place.
-MORE_ARROWS = {"gridkit/workers/simulate.py": {"run", "threads"}, "gridkit/plans/explain.py": {"widgets"}}
+# is escaped in one place; the tracer's messages name the cell.
+MORE_ARROWS = {
+    "gridkit/workers/simulate.py": {"run", "threads"},
+    "gridkit/plans/explain.py": {"widgets"},
+    "gridkit/plans/source.py": {"cells"},
+}
 # Node and client pass plans on and check their form; they never trace or run one.
 ONLY_THE_FORM = {"node", "client"}
 FORM_OF_PLANS = {"gridkit.plans.form", "gridkit.plans.plan", "gridkit.plans.ops", "gridkit.plans.check"}

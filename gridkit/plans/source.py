@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from gridkit.cells import name_of
+
 _TORCH, _HERE = str(Path(torch.__file__).parent), str(Path(__file__).parent)
 
 Place = tuple[str, int]
@@ -46,7 +48,7 @@ def raised(trace: TracebackType | None) -> Place | None:
 
 
 def shown(place: Place) -> str:
-    """A place for the end of a message: `` (net.py:12: return self.fc(x) * x.max())``."""
+    """A place for the end of a message: `` (net.py:12: return self.fc(x) * x.max())``, or ``In[3]:2`` of a cell."""
     path, number = place
     text = linecache.getline(path, number).strip()
-    return f" ({Path(path).name}:{number}: {text if len(text) <= 80 else text[:77] + '...'})"
+    return f" ({name_of(path)}:{number}: {text if len(text) <= 80 else text[:77] + '...'})"

@@ -70,6 +70,17 @@ def test_an_error_of_evaluate_names_the_cell_and_the_line(kernel: Kernel) -> Non
     )
 
 
+def test_an_error_of_the_tracer_names_the_cell_and_the_line(kernel: Kernel) -> None:
+    code = (
+        "class Net(torch.nn.Linear):\n    def forward(self, x):\n        return x if x.sum() > 9 else x @ self.weight\n"
+    )
+    code += "gk.training_plan(Net(8, 8), torch.nn.functional.mse_loss, gk.SGD(lr=0.1), example=(x, x))"
+    number = int(kernel.run("x = torch.zeros(8, 8); len(In)").result or 0)
+    first, second = failed(kernel, code)
+    assert first.endswith(f"(In[{number}]:3: return x if x.sum() > 9 else x @ self.weight)"), first
+    assert second.startswith("Try: ")
+
+
 def test_the_whole_traceback_is_one_option_away(kernel: Kernel) -> None:
     kernel.run("gk.options.full_tracebacks = True; run = train('all of it', evaluate=lambda trained: {'x': 1 / 0})")
     shown = "\n".join(failed(kernel, "run.wait()"))
