@@ -18,7 +18,7 @@ from typing import Any
 
 from gridkit.plans.check import bound, references
 from gridkit.plans.ops import Op, table
-from gridkit.plans.plan import Arg, Input, Node, Plan, Ref
+from gridkit.plans.plan import Arg, Dtype, Input, Node, Plan, Ref
 from gridkit.plans.shapes import Meta, ShapeError, kind_of
 
 OVERWRITING = frozenset(
@@ -34,7 +34,15 @@ OVERWRITING = frozenset(
         "aten.addcmul.default",
     }
 )
-"""Element-wise operations that have a form in place; their result is as large as their arguments broadcast together."""
+"""Element-wise operations that have a form in place."""
+
+_ELEMENTWISE = OVERWRITING | {
+    "aten._to_copy.default",
+    "aten.full_like.default",
+    "aten.pow.Tensor_Tensor",
+    "aten.rsub.Scalar",
+}
+"""Operations whose result has the shape of their tensors broadcast together, whatever their numbers are."""
 
 _ALIASES = ("aten._unsafe_view.default",)
 """Views that ATen's schema doesn't mark."""
@@ -140,20 +148,20 @@ def _fixed_metas(plan: Plan) -> dict[int, Meta]:
         op = rows[node.op]
         if op.results[0] != "Tensor":
             numbers.update(_results(node))
-        elif node.op in OVERWRITING and node.out[0] not in metas:
-            named = {name: _known(arg, metas, numbers) for name, arg in bound(op, node).items()}
-            if None not in named.values():
-                try:
-                    meta = op.rule(named)
-                except ShapeError:
-                    continue  # the dry run says so, with the node's name
-                assert isinstance(meta, Meta)
-                metas[_results(node)[0]] = meta
+            continue
+        known = all(ref in metas or ref in numbers for ref in references(node))
+        if known and node.op in _ELEMENTWISE and node.out[0] not in metas:
+            try:
+                meta = op.rule({name: _seen(arg, metas) for name, arg in bound(op, node).items()})
+            except ShapeError:
+                continue  # the dry run says so, with the node's name
+            assert isinstance(meta, Meta)
+            metas[_results(node)[0]] = meta
     return {id: meta for id, meta in metas.items() if kind_of(meta.dtype) == 2}
 
 
-def _known(arg: Arg, metas: Mapping[int, Meta], numbers: set[int]) -> Any:
-    """What a rule needs of an argument; None if it isn't known. Of a number, only that it is one matters."""
+def _seen(arg: Arg, metas: Mapping[int, Meta]) -> Any:
+    """An argument as a rule takes it. Of a number that the run computes, it only matters that it is one."""
     if isinstance(arg, Ref):
-        return 1.0 if arg.id in numbers else metas.get(arg.id)
-    return arg
+        return metas.get(arg.id, 1.0)
+    return arg.name if isinstance(arg, Dtype) else arg
