@@ -51,9 +51,16 @@ class Source:
             "reported",
             cycle=cycle,
             slot=slot,
-            worker=f"client {slot}",
             verdict=verdict,
-            **{"tensor": None, "samples": 5, "metrics": {"loss": 0.5}, "error": None, "bytes": 9, "seconds": 0.1}
+            **{
+                "worker": f"client {slot}",
+                "tensor": None,
+                "samples": 5,
+                "metrics": {"loss": 0.5},
+                "error": None,
+                "bytes": 9,
+                "seconds": 0.1,
+            }
             | {"message": message, "norm": 1.0, "warning": None}
             | members,
         )

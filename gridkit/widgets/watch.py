@@ -130,7 +130,10 @@ def run_twin(snapshot: RunSnapshot) -> Html:
 
 
 def _bar(snapshot: RunSnapshot) -> Html:
-    """Rounds that are over, of all (a training without end has no such share). Not an `IntProgress`: that one has no role and no value for a screen reader."""
+    """Rounds that are over, of all; a training without end has no such share.
+
+    Not an `IntProgress`: that one has no role and no value for a screen reader.
+    """
     of = max(1, snapshot.rounds or 0, snapshot.rounds_done)
     value = snapshot.rounds_done if snapshot.rounds or snapshot.done else None
     return tag("progress", value=value, max=of, aria_label=snapshot.progress, style="width:24em")
