@@ -6,6 +6,7 @@ and the next time the same cell runs, `renew` closes it. Outside of a notebook b
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import sysconfig
 import threading
@@ -63,6 +64,15 @@ def shell() -> Any:
     """IPython's shell, or None in a script. Imports nothing."""
     ipython = sys.modules.get("IPython")
     return None if ipython is None else ipython.get_ipython()
+
+
+def why_no_widgets() -> str | None:
+    """Why there can be no live widget here, as a hint; None where there can be one."""
+    if not hasattr(shell(), "kernel"):
+        return "in a notebook this is a live panel"
+    if importlib.util.find_spec("ipywidgets") is None:
+        return "a live panel needs ipywidgets: pip install ipywidgets"
+    return None
 
 
 def _running() -> tuple[str, str] | None:

@@ -10,7 +10,6 @@ import asyncio
 import concurrent.futures
 import contextvars
 import copy
-import importlib.util
 import math
 import queue
 import threading
@@ -202,10 +201,9 @@ class RunBase:
         Example:
             >>> run.watch()                                                         # doctest: +SKIP
         """
-        if not hasattr(cells.shell(), "kernel"):
-            return TextWatch(self.snapshot, "in a notebook this is a live panel")
-        if importlib.util.find_spec("ipywidgets") is None:
-            return TextWatch(self.snapshot, "a live panel needs ipywidgets: pip install ipywidgets")
+        hint = cells.why_no_widgets()
+        if hint is not None:
+            return TextWatch(lambda: self.snapshot().text(), hint)
         from gridkit.widgets.watch import RunWatch
 
         panel = RunWatch(self, lambda now: self._source.in_thread(self._stop(now)))

@@ -16,6 +16,7 @@ from gridkit.errors import UsageError
 from gridkit.federated import strategies
 from gridkit.plans.plan import Plan
 from gridkit.run import Run
+from gridkit.widgets.snapshot import TextWatch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,6 +68,9 @@ class Runs(Mapping[tuple[str, str], Run]):
 
         title = f"Runs on {self._core.url}: {len(self._core._seen)} seen"
         return card(title, {}, table(("name", "version"), list(self._core._seen)))
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if not name.startswith("_")]
 
     def _ipython_key_completions_(self) -> list[tuple[str, str]]:
         return list(self._core._seen)  # completion makes no call
@@ -134,7 +138,7 @@ class Session:
         clients: Sequence[tuple[Any, Any]] | None = None,
         evaluate: Callable[[Any], Mapping[str, float]] | None = None,
         name: str | None = None,
-    ) -> Launcher:
+    ) -> Launcher | TextWatch:
         """A form that launches a training, or takes part in a hosted one, and shows it live.
 
         Args:
@@ -146,11 +150,18 @@ class Session:
         """
         from gridkit.widgets.launcher import Launcher
 
+        hint = cells.why_no_widgets()
+        if hint is not None:
+            return TextWatch(lambda: f"Launcher of {self!r}; grid.train(…) and grid.join(…) do the same", hint)
         rows, desk = BRIDGE.sync(self._core.processes()), _Desk(self._core)
         return Launcher(desk, rows, model=model, plan=plan, clients=clients, evaluate=evaluate, name=name)
 
-    def panel(self) -> Panel:
+    def panel(self) -> Panel | TextWatch:
         """All in one: session and node, the trainings, the launcher, and the newest training live."""
+        hint = cells.why_no_widgets()
+        if hint is not None:
+            shown = f"{self!r}\n{self.runs.to_frame().to_string()}"
+            return TextWatch(lambda: shown, hint)
         from gridkit.widgets.panel import Panel
 
         rows = BRIDGE.sync(self._core.processes())

@@ -133,19 +133,19 @@ class RunSnapshot:
 
 
 class TextWatch:
-    """What `Run.watch` gives where there are no widgets: its text says how the training stands when it is shown.
+    """What stands in for a live panel where there are no widgets: its text says how things are when it is shown.
 
     Args:
-        snapshot: of the run.
+        text: of now.
         hint: how to have a live panel.
     """
 
-    def __init__(self, snapshot: Callable[[], RunSnapshot], hint: str) -> None:
-        self._snapshot = snapshot
+    def __init__(self, text: Callable[[], str], hint: str) -> None:
+        self._text = text
         self._hint = hint
 
     def __repr__(self) -> str:
-        return f"{self._snapshot().text()}\n({self._hint})"
+        return f"{self._text()}\n({self._hint})"
 
 
 def _lines(lines: Sequence[str]) -> Html:
