@@ -147,7 +147,7 @@ class Explanation:
             rows.append((c.name, f"{c.dtype}{_shape(c.shape)}, {_bytes(_total([c]))}: with all its values"))
         if self.trains:
             tensors, size = _many(len(self.plan.state), "tensor"), _bytes(_total(self.plan.state))
-            rows.append(("the model", f"each round {tensors}, {size}: with what the others taught it"))
+            rows.append(("the model", f"{tensors}, {size}, anew each round: with what the others taught it"))
             rows.append(("the settings", "learning rate, batch size, number of epochs or updates, seed"))
         note = None if self.constants else "No tensor travels inside of this plan."
         return Part(title, ("what", "which"), tuple(rows), note, opened=True)
@@ -174,7 +174,7 @@ class Explanation:
             "Stays with the worker",
             ("what", "shape", "what it is"),
             tuple(rows),
-            "What stays isn't secret for that: the change of the weights can give away much of the data behind it, "
+            "That it stays doesn't keep it secret: the change of the weights can give away much of the data behind it, "
             "above all after few steps on few samples.",
             opened=True,
         )
