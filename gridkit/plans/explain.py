@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gridkit.errors import UsageError
-from gridkit.plans.check import check_guards, guard_text
+from gridkit.plans.check import dry_run, guard_text
 from gridkit.plans.cost import Cost, Kind, costs, kind_of
 from gridkit.plans.ops import table
 from gridkit.plans.plan import Arg, InputRole, Plan
@@ -132,7 +132,13 @@ class Explanation:
         return (*always, self._results(), self._travels("Travels with the plan"))
 
     def _results(self) -> Part:
-        return Part("Results", ("name", "what it is"), tuple((o.name, f"a {o.role}") for o in self.plan.outputs))
+        rows = []
+        for output in self.plan.outputs:
+            value = dry_run(self.plan, self.batch)[output.id]
+            assert isinstance(value, Meta)
+            rows.append((output.name, f"{value.dtype}{_shape(value.shape)}", f"the {output.role}"))
+        of = f", for B = {self.batch:,}" if _batched(self.plan) else ""
+        return Part("Results", ("name", f"shape{of}", "what it is"), tuple(rows), opened=True)
 
     def _travels(self, title: str) -> Part:
         names = " and ".join(repr(n) for n in (self.plan.name, *(s.name for s in self.parameters[:1])))
@@ -197,7 +203,7 @@ def explain(plan: Plan, batch: int) -> Explanation:
     """See `Plan.explain`."""
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
         raise UsageError(f"batch={batch!r}: expected a number of samples of at least 1")
-    check_guards(plan, batch)
+    dry_run(plan, batch)
     return Explanation(plan, batch, costs(plan, batch), len(plan.to_bytes()))
 
 

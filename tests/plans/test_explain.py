@@ -143,11 +143,28 @@ def test_a_plan_that_can_not_run_has_a_card_and_no_explanation() -> None:
         plan.explain()
 
 
+def test_a_function_has_results_and_nothing_of_training() -> None:
+    inputs = (Input(0, "x", "arg", "float32", ("B", 3)), Input(1, "scale", "arg", "float32", (3,)))
+    nodes = (Node("aten.mul.Tensor", (Ref(0), Ref(1)), (), (2,)), Node("aten.sum.default", (Ref(2),), (), (3,)))
+    outputs = (Output(2, "scaled", "result"), Output(3, "total", "result"))
+    told = Plan.from_bytes(Plan("scale", inputs, outputs, nodes).to_bytes()).explain(batch=5)
+    assert not told.trains
+    assert told.flops == 2 * 5 * 3
+    assert rows(told, "Results") == [
+        ("scaled", "float32[5, 3]", "the result"),
+        ("total", "float32[]", "the result"),
+    ]
+    assert [p.title for p in told.parts] == ["Inputs", "Operations", "Results", "Travels with the plan"]
+    assert "for one call on 5 samples" in repr(told)
+    assert "worker" not in repr(told)
+    assert told.sends == ()
+
+
 def test_hostile_names_are_shown_as_text() -> None:
     evil = '<img src=x onerror="alert(1)">'
     inputs = (Input(0, evil, "x", "float32", ("B", 3)), Input(1, evil, "param", "float32", (3,)))
     node = Node("aten.mul.Tensor", (Ref(0), Ref(1)), (), (2,))
-    plan = Plan.from_bytes(Plan(evil, inputs, (Output(2, "loss", "loss"),), (node,)).to_bytes())
+    plan = Plan.from_bytes(Plan(evil, inputs, (Output(2, evil, "result"),), (node,)).to_bytes())
     for page in (plan._repr_html_(), plan.explain()._repr_html_()):
         assert "<img" not in page
         assert "&lt;img src=x onerror=&quot;alert(1)&quot;&gt;" in page
