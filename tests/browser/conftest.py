@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, ViewportSize
 
 from tests.browser.lab import CHROMIUM, Lab, Notebook, chromium
 
 ROOT = Path(__file__).resolve().parents[2]
+SIZE: ViewportSize = {"width": 1280, "height": 1100}
 
 
 @pytest.fixture(scope="package")
@@ -30,7 +31,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 @pytest.fixture(scope="package")
 def page(lab: Lab) -> Iterator[Page]:
     with chromium() as browser:
-        page = browser.new_page(viewport={"width": 1280, "height": 1100})
+        page = browser.new_page(viewport=SIZE)
         page.set_default_timeout(30_000)
         yield page
 

@@ -196,4 +196,4 @@ def use_theme(page: Page, theme: Literal["Light", "Dark"]) -> None:
     page.evaluate(
         "theme => window.jupyterapp.commands.execute('apputils:change-theme', { theme })", f"JupyterLab {theme}"
     )
-    page.wait_for_selector(f'body[data-jp-theme-name="JupyterLab {theme}"]')
+    page.wait_for_selector(f'body[data-jp-theme-name="JupyterLab {theme}"]', state="attached")
