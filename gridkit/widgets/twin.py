@@ -6,6 +6,7 @@ twin can be read everywhere: on GitHub, in a rendered page, in a diff.
 
 from __future__ import annotations
 
+import threading
 import uuid
 from typing import Any
 
@@ -23,6 +24,7 @@ class TwinBox(W.VBox):  # type: ignore[misc]
 
     def __init__(self, children: Any = (), **kwargs: Any) -> None:
         self._displays: list[str] = []
+        self._displaying = threading.Lock()  # that no output gets the state from before an update after it
         self._over = False
         super().__init__(children, **kwargs)
 
@@ -37,10 +39,11 @@ class TwinBox(W.VBox):  # type: ignore[misc]
             over: nothing will ever change again: from now on the twin stands alone there, so that the notebook can be
                 opened without its kernel (a front-end shows an error in place of a widget that it can't find).
         """
-        self._over = over
-        if options.static_twin:
-            for name in tuple(self._displays):
-                self._publish(name, update=True)
+        with self._displaying:
+            self._over = over
+            if options.static_twin:
+                for name in self._displays:
+                    self._publish(name, update=True)
 
     def close(self) -> None:
         """Close it, all that it holds, and their layouts and styles: each is known to the front-end on its own."""
@@ -61,11 +64,11 @@ class TwinBox(W.VBox):  # type: ignore[misc]
 
     def _ipython_display_(self) -> None:
         """Display it under a name, so that the output can be updated later."""
-        name = uuid.uuid4().hex
-        self._displays.append(name)
-        self._publish(name)
+        with self._displaying:
+            self._displays.append(uuid.uuid4().hex)
+            self._publish(self._displays[-1], update=False)
 
-    def _publish(self, name: str, update: bool = False) -> None:
+    def _publish(self, name: str, update: bool) -> None:
         shell = cells.shell()
         if shell is not None:
             shell.display_pub.publish(self._repr_mimebundle_(), transient={"display_id": name}, update=update)
