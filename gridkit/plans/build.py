@@ -10,6 +10,7 @@ import torch
 from gridkit.plans.check import dry_run, holds
 from gridkit.plans.plan import Guard, Input, Output, Plan
 from gridkit.plans.simplify import Trace
+from gridkit.plans.sizes import FixedBatch
 from gridkit.plans.trace import Spec, trace
 
 Given = tuple[str, Any, Spec | float]
@@ -45,10 +46,8 @@ def build(
 
     first = once(batch)
     guards = first.guards
-    if first.torch_guards:
-        second = once(_other_size(batch, first.torch_guards))
-        if second.nodes != first.nodes:
-            guards = (*guards, *first.torch_guards)
+    if first.torch_guards and not _the_same(first, once):
+        guards = (*guards, *first.torch_guards)
     given = [_input(place, *what) for place, what in zip(first.inputs, inputs, strict=True)]
     drawn = [Input(p, f"uniform.{i}", "uniform", "float32", shape) for i, (p, shape) in enumerate(first.drawn)]
     named = outputs(len(first.outputs)) if callable(outputs) else outputs
@@ -63,6 +62,14 @@ def _input(place: int, name: str, role: Any, spec: Spec | float) -> Input:
     if isinstance(spec, float):
         return Input(place, name, role, "float64", ())
     return Input(place, name, role, str(spec.dtype).removeprefix("torch."), tuple(spec.shape))
+
+
+def _the_same(first: Trace, once: Callable[[int], Trace]) -> bool:
+    """Whether the code does the same where torch's own conditions on the batch size don't hold."""
+    try:
+        return once(_other_size(first.size, first.torch_guards)).nodes == first.nodes
+    except FixedBatch:  # at that size torch mixes the batch up with another dimension
+        return False
 
 
 def _other_size(batch: int, guards: tuple[Guard, ...]) -> int:

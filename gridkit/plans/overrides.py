@@ -61,6 +61,15 @@ def _batch_norm(
     return tuple(out[:3])
 
 
+def _baddbmm(
+    recorder: Recorder, x: torch.Tensor, one: torch.Tensor, two: torch.Tensor, **factors: float
+) -> torch.Tensor:
+    with recorder:  # torch's rule for its shape can't widen a mask of fixed size to the batch
+        full = _aten.expand.default(x, (*one.shape[:2], two.shape[2]))
+    result: torch.Tensor = recorder.record(_aten.baddbmm.default, (full, one, two), factors)
+    return result
+
+
 def _bernoulli(recorder: Recorder, noise: torch.Tensor, p: float = 0.5, *, generator: Any = None) -> torch.Tensor:
     if generator is not None:
         raise PlanError(f"a generator of random numbers can't be part of a plan{recorder.where()}")
@@ -78,6 +87,7 @@ OVERRIDES: dict[str, Callable[..., Any]] = {
     "aten.split_with_sizes.default": _split_with_sizes,
     "aten.unbind.int": _unbind,
     "aten.native_batch_norm.default": _batch_norm,
+    "aten.baddbmm.default": _baddbmm,
     "aten.bernoulli_.float": _bernoulli,
 }
 

@@ -18,6 +18,7 @@ class Trace:
     """What one run of the code gave.
 
     Attributes:
+        size: the size that the batch had.
         inputs: ids of the inputs, in order.
         drawn: id and shape of each input of uniform numbers that the code asked for.
         nodes: the operations that the outputs depend on.
@@ -27,6 +28,7 @@ class Trace:
         torch_guards: conditions that torch asked for by itself.
     """
 
+    size: int
     inputs: tuple[int, ...]
     drawn: tuple[tuple[int, tuple[Size, ...]], ...]
     nodes: tuple[Node, ...]

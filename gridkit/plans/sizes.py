@@ -38,6 +38,10 @@ _CONDITIONS = {
 }
 
 
+class FixedBatch(PlanError):
+    """The code holds for one batch size alone."""
+
+
 class Sizes:
     """Numbers of one trace.
 
@@ -122,7 +126,7 @@ class Sizes:
     def check_batch(self) -> None:
         """Raise if the code made a fixed number of the batch size."""
         if self.rows is not None and self._batch.is_number:
-            raise PlanError(
+            raise FixedBatch(
                 f"the code holds only for batches of {self._traced}: it uses the batch size as a fixed number"
                 f"{self._pinned_at()}",
                 "use tensor operations in place of a loop, or of a number, that depends on x.shape[0]",

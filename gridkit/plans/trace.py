@@ -95,9 +95,8 @@ def trace(
     recorder.sizes.check_batch()
     ids = tuple(recorder.id_of(o) for o in outputs)
     user, torch_own = recorder.sizes.guards()
-    raw = Trace(
-        tuple(recorder.inputs), tuple(recorder.drawn), tuple(recorder.nodes), recorder.constants, ids, user, torch_own
-    )
+    drawn, nodes = tuple(recorder.drawn), tuple(recorder.nodes)
+    raw = Trace(batch, tuple(recorder.inputs), drawn, nodes, recorder.constants, ids, user, torch_own)
     return simplified(raw)
 
 
@@ -224,6 +223,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return result
         if name in OVERRIDES:
             return OVERRIDES[name](self, *args, **kwargs)
+        return self.record(func, args, kwargs)
+
+    def record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operation of the table and write it down."""
+        name = str(func)
         op, changes = self._operation(name, args)
         read = tuple(self._arg(a) for a in args)
         options = tuple((k, self._arg(v)) for k, v in kwargs.items() if self._kept(op, k, v))

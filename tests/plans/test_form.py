@@ -162,7 +162,11 @@ ATTACKS: list[tuple[str, Callable[[Header], Any], str]] = [
     ("rank", put("inputs", 0, "shape", value=[1] * 9), "9 dimensions of input 'p'; at most 8"),
     ("size", put("inputs", 0, "shape", value=[-3]), "shape"),
     ("huge size", put("inputs", 0, "shape", value=[1 << 50]), "shape"),
-    ("batch in a parameter", put("inputs", 0, "shape", value=["B"]), 'only x, y and weight may begin with "B"'),
+    (
+        "batch in a parameter",
+        put("inputs", 0, "shape", value=["B"]),
+        'only x, y, weight, uniform, arg may begin with "B"',
+    ),
     ("batch inside", put("inputs", 1, "shape", value=[3, "B"]), "shape"),
     ("lr as a tensor", put("inputs", 4, "shape", value=[1]), "a learning rate is one float64"),
     ("two x", put("inputs", 2, "role", value="x"), "two inputs of role x"),

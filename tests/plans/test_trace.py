@@ -150,13 +150,36 @@ def test_refused_with_reason_and_line(function: Callable[..., Any], why: str) ->
 
 
 def test_module_and_advice_stand_in_the_message() -> None:
-    with pytest.raises(PlanError, match=r"in module '1' \(BatchNorm1d\)") as caught:
-        training_plan(mlp(nn.BatchNorm1d(9)), F.cross_entropy, SGD(0.1), batch(8))
-    assert "GroupNorm" in str(caught.value)
-    with pytest.raises(PlanError, match=r"in module '1' \(Dropout\)") as caught:
-        training_plan(mlp(nn.Dropout(0.5)), F.cross_entropy, SGD(0.1), batch(8))
-    assert "p=0" in str(caught.value)
-    training_plan(mlp(nn.Dropout(0.0)), F.cross_entropy, SGD(0.1), batch(8))
+    table = nn.Sequential(nn.Embedding(9, 12, max_norm=1.0), nn.Flatten(), nn.Linear(12, 5))
+    example = torch.zeros(8, 1, dtype=torch.int64), batch(8)[1]
+    with pytest.raises(PlanError, match=r"embedding_renorm_.*, in module '0' \(Embedding\)") as caught:
+        training_plan(table, F.cross_entropy, SGD(0.1), example)
+    assert "without max_norm" in str(caught.value)
+
+
+def test_memory_that_nothing_was_written_to_has_no_value() -> None:
+    with pytest.raises(PlanError, match="reads new memory that nothing was written to"):
+        traced(lambda self, x: self.linear(x) + torch.empty(5))
+
+
+def test_a_batch_of_one_is_refused_where_eager_training_refuses_it() -> None:
+    plan = training_plan(mlp(nn.BatchNorm1d(9)), F.cross_entropy, SGD(0.1), batch(8))
+    state = [torch.zeros(s.shape, dtype=getattr(torch, s.dtype)) for s in plan.state]
+    with pytest.raises(PlanError, match="batch sizes B with B > 1; this batch has 1"):
+        plan.run([*state, *batch(1), torch.ones(1), 0.1])
+
+
+def test_random_numbers_are_inputs_of_the_plan_with_the_batch_first() -> None:
+    def function(self: Model, x: torch.Tensor) -> torch.Tensor:
+        hidden = F.dropout(x.view(-1, 3, 4).transpose(0, 1), 0.5)
+        return F.dropout(self.linear(F.dropout(hidden, 0.0).transpose(0, 1).reshape(-1, 12)))
+
+    drawn = [(i.name, i.dtype, i.shape) for i in traced(function).inputs if i.role == "uniform"]
+    assert drawn == [("uniform.0", "float32", ("B", 12)), ("uniform.1", "float32", ("B", 5))]
+    model = Model(lambda self, x: F.dropout(self.linear(x), 0.5, self.training))
+    assert any(i.role == "uniform" for i in training_plan(model, F.cross_entropy, SGD(0.1), batch(8)).inputs)
+    model = Model(lambda self, x: F.dropout(self.linear(x), 0.5, training=False))
+    assert not any(i.role == "uniform" for i in training_plan(model, F.cross_entropy, SGD(0.1), batch(8)).inputs)
 
 
 def test_a_loss_that_gives_no_tensor_is_refused() -> None:

@@ -19,7 +19,7 @@ from gridkit.plans.check import dry_run
 from gridkit.plans.optim import SGD
 from gridkit.plans.plan import Plan
 from gridkit.plans.training import training_plan
-from gridkit.workers.local import LocalResult, one_thread, train_client
+from gridkit.workers.local import LocalResult, _uniform, one_thread, train_client
 
 
 class Model(nn.Module):
@@ -234,3 +234,62 @@ def test_a_worker_needs_nothing_of_the_tracer() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], input=PLAN.to_bytes(), capture_output=True, check=True)
     assert done.stdout.split() == [b"3"]
+
+
+# ---- what layers add: chance, running statistics, tables
+
+
+def dropout(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(12, 9), nn.BatchNorm1d(9), nn.Dropout(0.5), nn.Linear(9, 5))
+
+
+NOISY = dropout()
+NOISY_STATE = {k: v.numpy() for k, v in NOISY.state_dict().items()}
+NOISY_PLAN = training_plan(NOISY, F.cross_entropy, SGD(0.1), (X, Y))
+
+
+def test_dropout_depends_on_seed_round_slot_and_step_alone() -> None:
+    noisy = {"plan": NOISY_PLAN, "state": NOISY_STATE, "shuffle": False, "batch_size": 21}
+    first = train(**noisy)
+    torch.manual_seed(99)
+    assert same(first, train(**noisy))
+    for key in ("seed", "round", "slot"):
+        assert not same(first, train(**noisy, **{key: 7}))
+    once, twice = train(**noisy, epochs=1), train(**noisy, epochs=2)
+    after = {k: v - once.diff[k] if k in once.diff else v for k, v in NOISY_STATE.items()}
+    first_masks_again = train(**{**noisy, "state": after})
+    second_step = twice.diff["0.weight"] - once.diff["0.weight"]
+    assert np.abs(first_masks_again.diff["0.weight"] - second_step).max() > 1e-4
+
+
+def test_running_statistics_are_part_of_the_diff_and_the_count_is_not() -> None:
+    result = train(plan=NOISY_PLAN, state=NOISY_STATE, batch_size=21, shuffle=False)
+    assert set(NOISY_STATE) - set(result.diff) == {"1.num_batches_tracked"}
+    hidden = NOISY[0](torch.tensor(X)).detach()
+    np.testing.assert_allclose(result.diff["1.running_mean"], -0.1 * hidden.mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_masks_keep_the_share_that_dropout_asks_for() -> None:
+    values = [v for step in range(40) for v in _uniform(NOISY_PLAN, 64, (0, 1, 2, step))]
+    assert all(v.shape == (64, 9) and v.dtype == torch.float32 for v in values)
+    together = torch.stack(values)
+    assert together.min() >= 0 and together.max() < 1 and abs(float((together < 0.5).double().mean()) - 0.5) < 0.02
+
+
+def test_a_token_outside_of_the_table_is_named() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 5))
+    x = np.arange(21 * 3).reshape(21, 3) % 10
+    plan = training_plan(model, F.cross_entropy, SGD(0.1), (x, Y))
+    state = {k: v.numpy() for k, v in model.state_dict().items()}
+    train(x, plan=plan, state=state)
+    for wrong in (10, -1):
+        x[4, 1] = wrong
+        with pytest.raises(UsageError, match=f"token {wrong} in x: the model knows the tokens 0 to 9"):
+            train(x, plan=plan, state=state)
+
+
+def test_a_short_last_batch_of_one_is_refused_before_training_where_batch_norm_needs_two() -> None:
+    with pytest.raises(PlanError, match="B > 1; this batch has 1"):
+        train(plan=NOISY_PLAN, state=NOISY_STATE, batch_size=20)
