@@ -67,7 +67,8 @@ class Explanation:
 
     @property
     def peak_memory(self) -> int:
-        """Bytes of all values alive at one time, inputs and constants included, at most."""
+        """Bytes of the values alive at one time, at most: inputs, constants, results. What kernels take for themselves
+        while they run isn't counted."""
         return max((c.alive for c in self.costs), default=0)
 
     @property
@@ -116,7 +117,7 @@ class Explanation:
         if _batched(self.plan):
             what += f" on {_many(self.batch, 'sample')}"
         return {
-            "takes": f"{_flops(self.flops)} and at most {_bytes(self.peak_memory)} of memory for {what}",
+            "takes": f"{_flops(self.flops)} for {what}, and {_bytes(self.peak_memory)} for its values at their peak",
             **_facts(self.plan),
             "size": f"{_bytes(self.size)} as it travels",
         }

@@ -8,6 +8,7 @@ import torch
 
 from gridkit.errors import PlanError
 from gridkit.plans.check import check_guards, dry_run, guard_text, last_uses, shapes_of
+from gridkit.plans.ops import table
 from gridkit.plans.plan import Guard, Input, Node, Output, Plan, Ref
 from gridkit.plans.shapes import Meta
 
@@ -55,6 +56,12 @@ def test_a_view_keeps_alive_what_it_is_a_view_of() -> None:
         shapes_of(plan_of(*nodes, used, out=201), 2, budget=50 << 22)
     freed = Node("aten.sum.default", (Ref(200),), (), (201,))
     shapes_of(plan_of(*nodes, freed, out=201), 2, budget=5 << 22)
+
+
+def test_every_view_is_of_the_argument_that_the_count_of_memory_takes_it_for() -> None:
+    views = [op for op in table().values() if op.is_view]
+    assert len(views) >= 10
+    assert {(op.params[0].name, op.params[0].type) for op in views} == {("self", "Tensor")}
 
 
 def test_a_view_that_nobody_could_read_is_refused() -> None:

@@ -110,7 +110,7 @@ def test_text_and_html_tell_the_same() -> None:
         for row in part.rows:
             assert all(cell in text for cell in row)
             assert all(cell in page for cell in (c.replace("'", "&#x27;") for c in row))
-    assert "one training step on 4 samples" in text
+    assert "FLOPs for one training step on 4 samples, and " in text
 
 
 def test_costs_are_for_the_batch_that_was_asked_for() -> None:
@@ -118,7 +118,7 @@ def test_costs_are_for_the_batch_that_was_asked_for() -> None:
     one, many = plan.explain(batch=1), plan.explain(batch=64)
     assert one.flops == sum(c.flops for c in costs(plan, 1)) < many.flops
     assert one.peak_memory == max(c.alive for c in costs(plan, 1)) < many.peak_memory
-    assert "on 1 sample\n" in repr(one)
+    assert "on 1 sample, and " in repr(one)
 
 
 def test_guards_stand_there_in_words() -> None:
