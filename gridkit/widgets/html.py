@@ -15,6 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 MAX_ROWS = 20
 """of a table in a repr; more are counted, not shown"""
 
+# Inside of a widget, JupyterLab gives each line the height of a button, and cells no distance from each other.
+_TABLE = "line-height:1.5;border-spacing:0.6em 0"
+
 _VOID = frozenset({"br", "hr", "img", "input"})
 
 
@@ -57,7 +60,7 @@ def table(
     if len(rows) > limit:
         body.append(tag("tr", tag("td", f"and {len(rows) - limit} more", colspan=len(columns))))
     title = tag("caption", caption, style="text-align:left") if caption else None
-    return tag("table", title, head, tag("tbody", *body))
+    return tag("table", title, head, tag("tbody", *body), style=_TABLE)
 
 
 def card(title: object, facts: Mapping[str, object], *details: object) -> Html:
@@ -66,7 +69,9 @@ def card(title: object, facts: Mapping[str, object], *details: object) -> Html:
         tag("tr", tag("th", key, scope="row", style="text-align:left"), tag("td", value, style="text-align:left"))
         for key, value in facts.items()
     ]
-    return tag("div", tag("strong", title), tag("table", tag("tbody", *lines)), *details, class_="gridkit")
+    return tag(
+        "div", tag("strong", title), tag("table", tag("tbody", *lines), style=_TABLE), *details, class_="gridkit"
+    )
 
 
 def details(summary: object, *content: object, opened: bool = False) -> Html:

@@ -128,7 +128,7 @@ class Launcher(TwinBox):
         self.what = W.ToggleButtons(
             options=[("A model in this notebook", "model"), ("A hosted training", "hosted")],
             description="Train",
-            style=_WIDE,
+            style={**_WIDE, "button_width": "14em"},
             tooltips=["Host it on the node and train it", "Take part in it; its rounds and strategy are its own"],
         )
         self.model = W.Dropdown(description="Model", style=_WIDE, layout=_wide())
