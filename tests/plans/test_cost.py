@@ -165,6 +165,31 @@ def test_convolutions_as_torch_counts_them(layer: nn.Module) -> None:
     assert counted("convolutions", plan, 4) == torch_counts.get_total_flops()
 
 
+class Encoder(nn.Module):
+    """A sequence of 7 through a Transformer encoder layer to five classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True)
+        self.out = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.out(self.layer(x).mean(1))
+        return result
+
+
+def test_an_encoder_layer_as_torch_counts_it() -> None:
+    model, (x, y) = Encoder(), batch(6, (7, 16))
+    plan = training_plan(model, F.cross_entropy, SGD(0.1), (x, y))
+    with FlopCounterMode(display=False) as torch_counts:
+        F.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
+    assert counted("matrix products", plan, 6) == torch_counts.get_total_flops()
+    scores = (
+        6 * 4 * 7 * 7
+    )  # torch's counter leaves out the attention's kernel for the CPU: products of width 4, softmax
+    assert counted("attention", plan, 6) == scores * ((2 + 5) * 2 * 4 + 5 + 6)
+
+
 def test_twice_the_batch_takes_twice_the_products() -> None:
     plan = traced("cnn")
     assert counted("convolutions", plan, 16) == 2 * counted("convolutions", plan, 8) > 0
