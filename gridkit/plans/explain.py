@@ -20,6 +20,8 @@ from gridkit.wire.tensors import TensorSpec
 
 MAX_LINES = 20
 """of a part, as text; more are counted, not shown"""
+MAX_ARGUMENTS = 5
+"""of a function, among the facts; all stand among the inputs"""
 
 _ROLES = {
     "x": "the batch's inputs",
@@ -142,7 +144,7 @@ class Explanation:
         return Part("Results", ("name", f"shape{of}", "what it is"), tuple(rows), opened=True)
 
     def _travels(self, title: str) -> Part:
-        names = " and ".join(repr(n) for n in (self.plan.name, *(s.name for s in self.parameters[:1])))
+        names = " and ".join(repr(n) for n in (self.plan.name, *(i.name for i in self.plan.inputs[:1])))
         rows = [
             ("the operations", f"{len(self.plan.nodes):,}, and their order; none of your code"),
             ("names", f"of the plan, its inputs and outputs, such as {names}"),
@@ -243,7 +245,8 @@ def _facts(plan: Plan) -> dict[str, str]:
     facts = {"operations": f"{len(plan.nodes):,}"}
     if params:
         facts["parameters"] = f"{len(params):,} ({sum(s.size for s in params):,} values)"
-    facts |= {i.role: f"{i.dtype}{_shape(i.shape)}" for i in plan.inputs if i.role in ("x", "y")}
+    given = [i for i in plan.inputs if i.role in ("x", "y", "arg")][:MAX_ARGUMENTS]
+    facts |= {f"argument {i.name}" if i.role == "arg" else i.role: f"{i.dtype}{_shape(i.shape)}" for i in given}
     if plan.input("lr") is not None:
         facts["lr"] = f"{plan.lr:g}, unless a training asks for another"
     if _batched(plan):

@@ -157,6 +157,7 @@ def test_a_function_has_results_and_nothing_of_training() -> None:
     assert [p.title for p in told.parts] == ["Inputs", "Operations", "Results", "Travels with the plan"]
     assert "for one call on 5 samples" in repr(told)
     assert "worker" not in repr(told)
+    assert told.facts["argument x"] == "float32[B, 3]"
     assert told.sends == ()
 
 
