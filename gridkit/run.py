@@ -162,20 +162,21 @@ class RunBase:
         """All that a panel shows of it, as one value: status, progress, metrics, a row a worker. No I/O."""
         with self._lock:
             history = self.history
-            metrics = results.metrics_frame(tuple(history.rounds), dict(self._evaluated))
+            rounds, evaluated = tuple(history.rounds), dict(self._evaluated)
             now = time.time() - self._clock_ahead
             workers = tuple(_worker_row(worker, now) for _, worker in sorted(history.workers.items()))
-            return RunSnapshot(
-                title=f"{self.name} {self.version}",
-                status=self.status,
-                done=self.done,
-                round=history.cycle,
-                rounds_done=len(history.rounds),
-                rounds=self.rounds,
-                metrics=metrics,
-                workers=workers,
-                error=str(self._done.exception() or "") if self.done else "",
-            )
+            status, done, round = self.status, self.done, history.cycle
+        return RunSnapshot(
+            title=f"{self.name} {self.version}",
+            status=status,
+            done=done,
+            round=round,
+            rounds_done=len(rounds),
+            rounds=self.rounds,
+            metrics=results.metrics_frame(rounds, evaluated),
+            workers=workers,
+            error=str(self._done.exception() or "") if done else "",
+        )
 
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Have `listener` called after each change, until it is over.

@@ -113,10 +113,12 @@ class RunSnapshot:
         return "\n".join(lines)
 
     def worker_table(self) -> Html:
-        """A row a worker."""
+        """A row a worker; the column of messages when there is one."""
         if not self.workers:
             return tag("p", "No worker has come yet.")
-        return table(WORKER_COLUMNS, [worker.cells() for worker in self.workers], caption=self.standing)
+        shown = len(WORKER_COLUMNS) - (not any(worker.message for worker in self.workers))
+        rows = [worker.cells()[:shown] for worker in self.workers]
+        return table(WORKER_COLUMNS[:shown], rows, caption=self.standing)
 
     def status_line(self, note: str = "") -> Html:
         """What a screen reader says when it changes; `note` is the panel's own last word."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import threading
 import time
 from typing import Any
@@ -174,6 +175,16 @@ def test_the_status_line_is_announced() -> None:
     read = Reader(made(Source()).snapshot().status_line("asked to stop"))
     assert dict(read.attributes) == {"role": "status", "aria-live": "polite"}
     assert read.text == "digits 1.0: running, 0 of 2 roundsasked to stop" and read.tags == ["div", "br"]
+
+
+def test_messages_have_a_column_when_there_are_some() -> None:
+    source = Source()
+    run = made(source)
+    source.open()
+    source.report(1, 0)
+    assert "message" not in run.snapshot().worker_table()
+    source.report(1, 1, "TOO_LARGE", "its norm is 12")
+    assert {"message", "its norm is 12"} <= set(re.findall(r">([^<>]+)<", run.snapshot().worker_table()))
 
 
 def test_many_workers_are_counted_not_listed() -> None:

@@ -13,7 +13,7 @@ import pytest
 from comm.base_comm import BaseComm
 
 from gridkit import options
-from gridkit.run import Run
+from gridkit.run import AsyncRun, Run
 from gridkit.widgets import watch as module
 from gridkit.widgets.snapshot import RunSnapshot
 from gridkit.widgets.watch import RunWatch
@@ -92,9 +92,8 @@ def test_it_shows_the_training_from_its_start_to_its_end(panel: Panel) -> None:
     assert panel.status() == "digits 1.0: running, 0 of 2 rounds"
     source.open()
     source.row("assigned", cycle=1, slot=0, worker="client 0")
-    wait_for(
-        lambda: "client 0trainingclient 1waiting" in Reader(watch.workers.value).text.replace("0.00", ""), what="rows"
-    )
+    wait_for(lambda: "client 0training" in Reader(watch.workers.value).text, what="a worker that trains")
+    assert "client 1waiting" in Reader(watch.workers.value).text
     source.report(1, 0), source.report(1, 1)
     source.aggregated(1)
     panel.until("1 of 2 rounds, loss 0.5")
@@ -295,15 +294,32 @@ def test_when_it_is_over_its_outputs_become_the_twin(panel: Panel, monkeypatch: 
         assert "completed, 2 of 2 rounds" in data["text/html"] and "completed, 2 of 2" in data["text/plain"]
 
 
-def test_wait_returns_when_the_end_is_painted(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A notebook that is saved when the waiting cell is over has the end in it."""
-
-    class Kernel(Shell):
-        kernel = True
-
-    shell = Kernel()
-    monkeypatch.setattr("gridkit.cells.shell", lambda: shell)
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """As in a notebook."""
+    made = Shell()
+    made.kernel = True  # type: ignore[attr-defined]
+    monkeypatch.setattr("gridkit.cells.shell", lambda: made)
     monkeypatch.setattr("gridkit.cells.remember", lambda thing: None)
+    return made
+
+
+@pytest.mark.parametrize("kind", [Run, AsyncRun])
+def test_the_panel_of_either_kind_of_run_stops_it(kind: Any, wire: Wire, shell: Shell) -> None:
+    source = Source()
+    watch = made(source, kind).watch()
+    assert isinstance(watch, RunWatch)
+    watch.stop_button.click()
+    wait_for(lambda: source.stops == [False], what="the stop")
+    watch.stop()
+    wait_for(lambda: source.stops == [False, True], what="the second stop")
+    source.finish("stopped")
+    watch.painted.result(5)
+    watch.close()
+
+
+def test_wait_returns_when_the_end_is_painted(wire: Wire, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook that is saved when the waiting cell is over has the end in it."""
     draw = module.live_picture
 
     def slow(*args: Any) -> Any:
