@@ -22,6 +22,8 @@ MAX_LINES = 20
 """of a part, as text; more are counted, not shown"""
 MAX_ARGUMENTS = 5
 """of a function, among the facts; all stand among the inputs"""
+MAX_GUARDS = 5
+"""that are shown; more are counted"""
 
 _ROLES = {
     "x": "the batch's inputs",
@@ -250,8 +252,16 @@ def _facts(plan: Plan) -> dict[str, str]:
     if plan.input("lr") is not None:
         facts["lr"] = f"{plan.lr:g}, unless a training asks for another"
     if _batched(plan):
-        facts["B, the batch size"] = " and ".join(map(guard_text, plan.guards)) or "any"
+        facts["B, the batch size"] = _guards(plan)
     return facts
+
+
+def _guards(plan: Plan) -> str:
+    """The batch sizes that the plan was traced for; a foreign plan's may be long."""
+    texts = [guard_text(g) for g in plan.guards[:MAX_GUARDS]]
+    if len(plan.guards) > MAX_GUARDS:
+        texts.append(f"{len(plan.guards) - MAX_GUARDS} more conditions")
+    return " and ".join(t if len(t) <= 200 else t[:197] + "..." for t in texts) or "any"
 
 
 def _inputs(plan: Plan) -> Part:

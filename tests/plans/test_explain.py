@@ -183,6 +183,22 @@ def test_a_deep_model_still_has_a_short_card() -> None:
     assert len(repr(told).splitlines()) < 120
 
 
+def test_a_foreign_plan_can_not_make_the_card_long() -> None:
+    long: Any = "B"
+    for _ in range(7):
+        long = ("add", long, long)
+    name = "n" * 200
+    inputs = tuple(Input(i, f"{name[:195]}{i}", "arg", "float32", ("B", 3)) for i in range(1000))
+    nodes = tuple(Node("aten.neg.default", (Ref(0),), (), (1000 + i,)) for i in range(1000))
+    outputs = tuple(Output(1000 + i, f"{name[:195]}{i}", "result") for i in range(1000))
+    plan = Plan(name, inputs, outputs, nodes, {}, (("ge", long, 4),) * 100)
+    plan = Plan.from_bytes(plan.to_bytes())
+    assert len(plan._repr_html_()) < 50_000
+    assert len(plan.explain()._repr_html_()) < 50_000
+    assert len(repr(plan.explain())) < 50_000
+    assert "95 more conditions" in repr(plan.explain())
+
+
 def test_explaining_needs_neither_torch_nor_widgets() -> None:
     code = (
         "import sys; from gridkit.plans.plan import Plan; "
