@@ -24,6 +24,8 @@ _WHERE = {
     "verify": "gridkit.run",
     "Plan": "gridkit.plans.plan",
     "training_plan": "gridkit.plans.training",
+    "plan": "gridkit.plans.function",
+    "spec": "gridkit.plans.function",
     "SGD": "gridkit.plans.optim",
     "Adam": "gridkit.plans.optim",
     "AdamW": "gridkit.plans.optim",
@@ -38,6 +40,8 @@ if TYPE_CHECKING:  # `as`: that a type checker takes them for public
     from gridkit import errors as errors
     from gridkit import options as options
     from gridkit.errors import GridkitError as GridkitError
+    from gridkit.plans.function import plan as plan
+    from gridkit.plans.function import spec as spec
     from gridkit.plans.optim import SGD as SGD
     from gridkit.plans.optim import Adam as Adam
     from gridkit.plans.optim import AdamW as AdamW

@@ -23,10 +23,13 @@ DIFF = {"w": np.full((3, 2), 0.5, np.float32), "b": np.full(2, -1.0, np.float32)
 
 
 def tiny_plan() -> bytes:
-    """A valid plan (one multiplication) for `MODEL`; a node checks its form and never runs it."""
-    inputs = (Input(0, "w", "param", "float32", (3, 2)), Input(1, "b", "param", "float32", (2,)))
-    node = Node("aten.mul.Tensor", (Ref(0), Ref(1)), (), (2,))
-    return Plan("tiny", inputs, (Output(2, "w", "param"), Output(1, "b", "param")), (node,)).to_bytes()
+    """A valid training plan (one multiplication, one sum) for `MODEL`; a node checks its form and never runs it."""
+    inputs = [Input(0, "w", "param", "float32", (3, 2)), Input(1, "b", "param", "float32", (2,))]
+    inputs += [Input(2 + i, n, n, "float32", ("B",)) for i, n in enumerate(("x", "y", "weight"))]  # type: ignore[arg-type]
+    inputs.append(Input(5, "lr", "lr", "float64", ()))
+    nodes = (Node("aten.mul.Tensor", (Ref(0), Ref(1)), (), (6,)), Node("aten.sum.default", (Ref(2),), (), (7,)))
+    outputs = (Output(7, "loss", "loss"), Output(6, "w", "param"), Output(1, "b", "param"))
+    return Plan("tiny", tuple(inputs), outputs, nodes).to_bytes()
 
 
 def host_files(plan: bytes, server: dict[str, Any], name: str, version: str = "1.0", model: Any = None) -> Any:

@@ -9,7 +9,7 @@ from gridkit.federated import cycle
 from gridkit.federated.checks import Verdict, check_report
 from gridkit.node.rounds import Process
 from gridkit.node.store.blobs import Draft
-from gridkit.plans.check import dry_run, holds
+from gridkit.plans.check import check_training, dry_run, holds
 from gridkit.plans.form import decode
 from gridkit.wire.state import StateReader
 from gridkit.wire.tensors import TensorSpec
@@ -18,9 +18,10 @@ _BATCHES = (2, 1, 3, 4, 8, 16, 32, 64)
 
 
 def check_plan(data: bytes) -> None:
-    """Its form, and a dry run at a small batch size that its guards allow: a plan that asks for a terabyte is refused
+    """Its form, that it is a training step, and a dry run at a small batch size that its guards allow: a plan that asks for a terabyte is refused
     here, before a worker has to. Workers check again, with their own batch."""
     plan = decode(data)
+    check_training(plan)
     for batch in _BATCHES:
         if all(holds(guard, batch) for guard in plan.guards):
             dry_run(plan, batch)

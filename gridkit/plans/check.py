@@ -6,6 +6,7 @@ The dry run follows the op table's own rules, so it needs no torch and no time w
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -167,12 +168,25 @@ class _Memory:
             self.total -= nbytes
 
 
+def check_training(plan: Plan) -> None:
+    """Raise PlanError unless the plan is one of a training step: what hosts and workers take for one."""
+    for role in ("x", "y", "weight", "lr"):
+        if plan.input(role) is None:
+            raise PlanError(f"plan {plan.name!r} is no training plan: it has no input of role {role}")
+    if any(i.role == "arg" for i in plan.inputs):
+        raise PlanError(f"plan {plan.name!r} is no training plan: it takes arguments of its own")
+    state = sum(i.role in ("param", "buffer", "optimizer") for i in plan.inputs)
+    if [o.role for o in plan.outputs][:1] != ["loss"] or len(plan.outputs) != 1 + state:
+        raise PlanError(f"plan {plan.name!r} is no training plan: it doesn't give the loss and then the next state")
+
+
 def shapes_of(plan: Plan, batch: int, budget: int = DEFAULT_BUDGET, visit: Visit | None = None) -> Mapping[int, Value]:
     """What `dry_run` works out, without guards, outputs and memory of earlier calls; `visit` sees each node."""
     values: dict[int, Value] = {}
     for i in plan.inputs:
         shape = tuple(batch if s == "B" else s for s in i.shape)
-        values[i.id] = plan.lr if i.role == "lr" else Meta(shape, i.dtype)
+        # the rate is known in the run only, so nothing that is worked out here may depend on it: no size does
+        values[i.id] = math.nan if i.role == "lr" else Meta(shape, i.dtype)
     values |= {key: Meta(array.shape, array.dtype.name) for key, array in plan.constants.items()}
     memory = _Memory()
     for key, known in values.items():

@@ -117,8 +117,12 @@ class Plan:
         return self._specs("optimizer")
 
     def _specs(self, *roles: str) -> tuple[TensorSpec, ...]:
-        chosen = (i for i in self.inputs if i.role in roles)
-        return tuple(TensorSpec(i.name, i.dtype, tuple(int(s) for s in i.shape)) for i in chosen)
+        key = ("specs", *roles)
+        if key not in self._memo:
+            chosen = (i for i in self.inputs if i.role in roles)
+            self._memo[key] = tuple(TensorSpec(i.name, i.dtype, tuple(int(s) for s in i.shape)) for i in chosen)
+        found: tuple[TensorSpec, ...] = self._memo[key]
+        return found
 
     def input(self, role: InputRole) -> Input | None:
         """The first input of that role, or None."""
@@ -158,6 +162,24 @@ class Plan:
 
         return run(self, inputs)
 
+    def __call__(self, *args: Any) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Run the plan of a function (`gridkit.plan`) like the function.
+
+        Args:
+            args: tensors, arrays, modules (their state), or lists and mappings of such, in the function's order.
+                Random inputs, as dropout has them, are drawn from torch's own generator.
+
+        Returns:
+            The result, or a tuple of them.
+
+        Raises:
+            UsageError: a training plan, or another number of tensors than the plan takes.
+            PlanError: as for `run`.
+        """
+        from gridkit.plans.function import call
+
+        return call(self, args)
+
     def explain(self, batch: int = 8) -> Explanation:
         """What the plan holds, what it costs, and what a worker would learn and send; text and HTML of its own.
 
@@ -187,10 +209,9 @@ class Plan:
         parts = [f"{len(self.nodes)} operations"]
         if params:
             parts.append(f"{len(params)} parameters ({sum(p.size for p in params):,} values)")
-        for role in ("x", "y"):
-            found = self.input(role)
-            if found is not None:
-                parts.append(f"{role} {found.dtype}[{', '.join(map(str, found.shape))}]")
+        for i in self.inputs:
+            if i.role in ("x", "y", "arg") and len(parts) < 6:
+                parts.append(f"{i.name} {i.dtype}[{', '.join(map(str, i.shape))}]")
         if self.input("lr") is not None:
             parts.append(f"lr {self.lr:g}")
         return f"<Plan {self.name!r}: {', '.join(parts)}>"

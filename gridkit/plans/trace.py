@@ -185,7 +185,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if value.requires_grad:
             raise PlanError(
                 f"a parameter ({shape}) is used that doesn't belong to the model{self.where()}",
-                "make it a parameter of the model",
+                "make it a parameter of the model, or give it as an argument",
             )
         if real.numel() * real.element_size() > MAX_CONSTANT:
             raise PlanError(
@@ -335,6 +335,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         module = self.modules[-1] if self.modules else ""
         if "Embedding" in module:
             return "use Embedding without max_norm, sparse and scale_grad_by_freq"
+        if in_place and "Norm" in module:
+            return "call model.eval() first: a function's plan has no place for new running statistics"
         if in_place:
             return "use the form that returns a new tensor"
         return "write it with other operations; those that a plan can hold stand in gridkit/plans/ops.py"

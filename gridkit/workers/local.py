@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from gridkit.errors import PlanError, UsageError
-from gridkit.plans.check import Value, bound, dry_run
+from gridkit.plans.check import Value, bound, check_training, dry_run
 from gridkit.plans.engine_torch import program
 from gridkit.plans.kernels import torch_dtype
 from gridkit.plans.ops import table
@@ -80,9 +80,7 @@ def train_client(
     """
     rate = float(plan.lr if lr is None else lr)
     _check_arguments(batch_size, epochs, max_updates, rate, (seed, round, slot))
-    for role in ("x", "y", "weight", "lr"):
-        if plan.input(role) is None:
-            raise PlanError(f"plan {plan.name!r} is no training plan: it has no input of role {role}")
+    check_training(plan)
     xs, ys = _data(plan, x, y)
     count = len(xs)
     values = dry_run(plan, min(batch_size, count))

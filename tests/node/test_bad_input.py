@@ -328,6 +328,10 @@ def _forward_reference(header: dict) -> None:
     header["nodes"][0][1][0] = {"ref": header["nodes"][0][3][0]}
 
 
+def _without_loss(header: dict) -> None:
+    header["outputs"] = header["outputs"][1:]
+
+
 def test_bad_plans_are_refused_at_hosting(node: NodeUnderTest, plan_bytes: bytes, tmp_path: Path) -> None:
     before = everything(node)
     bad = {
@@ -336,6 +340,7 @@ def test_bad_plans_are_refused_at_hosting(node: NodeUnderTest, plan_bytes: bytes
         "forward reference": _plan_with(plan_bytes, _forward_reference),
         "pickle": pickle.dumps(Bomb(tmp_path / "ran")),
         "torchscript": _zip_of(b"code"),
+        "no training plan": _plan_with(plan_bytes, _without_loss),
         "empty": b"",
         "cut": plan_bytes[:50],
     }
