@@ -26,6 +26,17 @@ def test_a_huge_constant_is_refused_with_its_node() -> None:
         plan.run([torch.zeros(2, 3)])
 
 
+@pytest.mark.parametrize("op", ["py.mul", "py.truediv", "py.mod", "py.floordiv", "py.add"])
+def test_no_size_depends_on_the_learning_rate(op: str) -> None:
+    """The dry run doesn't know it: with 0.0 this plan would take nothing, with 0.1 it takes 40 GB."""
+    rate = Input(1, "lr", "lr", "float64", ())
+    nodes = (Node(op, (Ref(1), 1e11), (), (2,)), Node("aten.arange.default", (Ref(2),), (), (3,)))
+    plan = Plan("p", (X, rate), (Output(4, "loss", "loss"),), (*nodes, Node("aten.sum.default", (Ref(3),), (), (4,))))
+    plan = Plan.from_bytes(plan.to_bytes())
+    with pytest.raises(PlanError, match=r"node 1 \(aten.arange.default\) of plan 'p' can't run"):
+        plan.run([torch.zeros(2, 3), 0.1])
+
+
 def test_many_small_values_are_refused_too() -> None:
     nodes = [Node("aten.full.default", ((1 << 20,), 1.0), (), (i,)) for i in range(1, 101)]
     alive = Node("aten.cat.default", (tuple(Ref(i) for i in range(1, 101)),), (), (101,))
