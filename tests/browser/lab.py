@@ -88,9 +88,14 @@ class Lab:
         self._log.flush()
         return (self.home / "server.log").read_text()
 
-    def url(self, name: str) -> str:
-        """Where a notebook of the folder opens, whatever was open before."""
-        return f"http://127.0.0.1:{self.port}/lab/tree/{name}?token={self.token}&reset"
+    def url(self, path: str) -> str:
+        """The address of a page of the server, for its owner."""
+        return f"http://127.0.0.1:{self.port}/{path}{'&' if '?' in path else '?'}token={self.token}"
+
+    def ask(self, method: str, path: str) -> bytes:
+        """What the server answers."""
+        with urllib.request.urlopen(urllib.request.Request(self.url(path), method=method), timeout=30) as answer:
+            return bytes(answer.read())
 
     def close(self) -> None:
         """End the server, which ends its kernels."""
@@ -137,12 +142,12 @@ class Notebook:
     """
 
     def __init__(self, page: Page, lab: Lab, name: str, cells: Sequence[str] | None = None) -> None:
-        self.page, self.lab = page, lab
+        self.page, self.lab, self.name = page, lab, name
         if cells is not None:
             book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
             book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
             nbformat.write(book, lab.folder / name)
-        page.goto(lab.url(name))
+        page.goto(lab.url(f"lab/tree/{name}?reset"))  # whatever was open before
         page.wait_for_function(
             f"() => window.jupyterapp && {CURRENT}?.sessionContext?.session?.kernel?.status === 'idle'"
         )
@@ -186,9 +191,16 @@ class Notebook:
         area.scroll_into_view_if_needed()
         return area
 
+    def show_exported(self) -> None:
+        """Save it, and show what File > Export > HTML makes of the file: without a kernel, without JupyterLab."""
+        self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+        self.page.goto(self.lab.url(f"nbconvert/html/{self.name}?download=false"))
+
     def shut_down(self) -> None:
         """End the kernel."""
-        self.page.evaluate(f"() => {CURRENT}.sessionContext.shutdown()")
+        for session in json.loads(self.lab.ask("GET", "api/sessions")):
+            if session["path"] == self.name:
+                self.lab.ask("DELETE", f"api/sessions/{session['id']}")
 
 
 def use_theme(page: Page, theme: Literal["Light", "Dark"]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Open
 
@@ -75,4 +75,32 @@ def test_reprs_tables_plots_and_errors_show_it_as_text(open_notebook: Open, page
             text = notebook.cell(index).inner_text()
             assert MARKUP in text, shown[index - 2]
     page.wait_for_timeout(500)  # what is to run has run by then
+    assert marks_of(page) == (None, 0)
+
+
+def test_widgets_and_the_saved_page_show_it_as_text(open_notebook: Open, page: Page) -> None:
+    given = "grid.launcher(model=model, plan=plan, clients=shards)"
+    notebook = open_notebook([SETUP, WORKER, "hosted.run.watch()", given, "grid.panel()", "hosted.run.stop(now=True)"])
+    assert all(notebook.run(index) for index in range(5)), notebook.errors()
+    watch, launcher, panel = (notebook.cell(index) for index in (2, 3, 4))
+    expect(watch.get_by_role("row", name=f"{MARKUP} failed")).to_contain_text(f"{MARKUP}: {MARKUP}")
+    expect(watch.get_by_role("status")).to_contain_text(f"{MARKUP} 1.0")
+    expect(panel.get_by_role("row", name=f"{MARKUP} 1.0")).to_be_visible()
+
+    launcher.get_by_label("Name").fill(MARKUP)
+    launcher.get_by_label("Rounds").fill("2")
+    launcher.get_by_label("Rounds").press("Enter")
+    launcher.get_by_role("button", name="Launch").click()
+    expect(launcher.get_by_role("status").last).to_contain_text(f"{MARKUP} 2.0: completed", timeout=60_000)
+    launcher.get_by_role("button", name="A hosted training").click()
+    assert marks_of(page) == (None, 0)
+
+    assert notebook.run(5)
+    expect(watch.get_by_role("button")).to_have_count(0)  # what was live is HTML for the file now
+    expect(watch.get_by_role("status")).to_contain_text(f"{MARKUP} 1.0: stopped")
+    assert marks_of(page) == (None, 0)
+    notebook.show_exported()
+    for text in (f"{MARKUP} 1.0: stopped", f"{MARKUP}: {MARKUP}"):
+        assert text in page.locator("body").inner_text()
+    page.wait_for_timeout(500)
     assert marks_of(page) == (None, 0)
