@@ -53,7 +53,7 @@ class Launched(Protocol):
     def title(self) -> str: ...
 
     def watch(self) -> Any:
-        """A live panel, such as `RunWatch`: with a Stop of its own, which returns at once."""
+        """A live panel, such as `RunWatch`: with a `stop` that returns at once, and a `stop_button`."""
         ...
 
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]: ...
@@ -128,7 +128,7 @@ class Launcher(TwinBox):
         self.what = W.ToggleButtons(
             options=[("A model in this notebook", "model"), ("A hosted training", "hosted")],
             description="Train",
-            style={**_WIDE, "button_width": "14em"},
+            style={**_WIDE, "button_width": "auto"},
             tooltips=["Host it on the node and train it", "Take part in it; its rounds and strategy are its own"],
         )
         self.model = W.Dropdown(description="Model", style=_WIDE, layout=_wide())
@@ -298,6 +298,7 @@ class Launcher(TwinBox):
     def _show_run(self, run: Launched) -> None:
         self._unsubscribe()
         before, self._watch, self._run = self._watch, run.watch(), run
+        self._watch.stop_button.layout.display = "none"  # the form's does the same
         self.below.children = (self._watch,)
         if before is not None:
             before.close()
