@@ -152,20 +152,35 @@ class Notebook:
             f"() => window.jupyterapp && {CURRENT}?.sessionContext?.session?.kernel?.status === 'idle'"
         )
 
+    def start_all(self) -> None:
+        """Run all cells, without waiting."""
+        self.page.evaluate("() => { window.allRan = window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+
+    def all_ran(self) -> bool:
+        """Wait for the end of `start_all`; whether no cell failed."""
+        return bool(self.page.evaluate("() => window.allRan"))
+
     def run_all(self) -> bool:
         """Run all cells and wait for their end; whether none failed."""
-        return bool(self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')"))
+        self.start_all()
+        return self.all_ran()
 
-    def run(self, index: int, wait: bool = True) -> Any:
-        """Run one cell as the Run button does, with or without waiting for its end."""
+    def run(self, index: int) -> bool:
+        """Run one cell as the Run button does and wait for its end; whether it didn't fail."""
         script = f"""index => {{
             const notebook = {CURRENT}.content;
             notebook.deselectAll();
             notebook.activeCellIndex = index;
-            const ended = window.jupyterapp.commands.execute('notebook:run-cell');
-            return {"ended" if wait else "null"};
+            return window.jupyterapp.commands.execute('notebook:run-cell');
         }}"""
-        return self.page.evaluate(script, index)
+        return bool(self.page.evaluate(script, index))
+
+    def find(self, line: str) -> int:
+        """The index of the only code cell with this line."""
+        script = f"""line => [...{CURRENT}.content.model.cells].flatMap((cell, index) =>
+            cell.type === 'code' && cell.sharedModel.getSource().split('\\n').includes(line) ? [index] : [])"""
+        (index,) = self.page.evaluate(script, line)
+        return int(index)
 
     def outputs(self, index: int) -> list[dict[str, Any]]:
         """A cell's outputs as the file would hold them, on the screen or not."""
