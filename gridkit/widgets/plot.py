@@ -87,7 +87,9 @@ def live_picture(frame: pd.DataFrame, title: str) -> Html:
     """The picture as SVG, on any thread: pyplot, which belongs to the user, isn't touched."""
     figure = PageFigure(figsize=SIZE)
     # Room for labels of a fixed size: to have matplotlib find out how much they need takes half of the time.
-    draw(frame, title, figure.subplots(gridspec_kw={"left": 0.12, "right": 0.98, "bottom": 0.15, "top": 0.91}))
+    ax = draw(frame, title, figure.subplots(gridspec_kw={"left": 0.12, "right": 0.98, "bottom": 0.15, "top": 0.91}))
+    if frame.empty:
+        ax.set(xticks=[], yticks=[])  # else it had rounds from -0.04 to 0.04
     return figure.to_svg()
 
 
