@@ -6,7 +6,7 @@ stay what they were. With `donate` that goes for the inputs too that the outputs
 optimiser's state of the step before, which a training loop gives away.
 
 Only tensors are overwritten whose shape is known whatever the batch size is, and is the result's. Of an operation
-outside of the list below nothing is assumed but what the op table says: that a result shares memory with an argument
+without a form in place nothing is assumed but what the op table says: that a result shares memory with an argument
 only if the row says so.
 """
 
@@ -17,26 +17,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from gridkit.plans.check import bound, references
+from gridkit.plans.kernels import IN_PLACE
 from gridkit.plans.ops import Op, table
 from gridkit.plans.plan import Arg, Dtype, Input, Node, Plan, Ref
 from gridkit.plans.shapes import Meta, ShapeError, kind_of
 
-OVERWRITING = frozenset(
-    {
-        "aten.add.Tensor",
-        "aten.add.Scalar",
-        "aten.sub.Tensor",
-        "aten.mul.Tensor",
-        "aten.mul.Scalar",
-        "aten.div.Tensor",
-        "aten.sqrt.default",
-        "aten.lerp.Scalar",
-        "aten.addcmul.default",
-    }
-)
-"""Element-wise operations that have a form in place."""
-
-_ELEMENTWISE = OVERWRITING | {
+_ELEMENTWISE = IN_PLACE.keys() | {
     "aten._to_copy.default",
     "aten.full_like.default",
     "aten.pow.Tensor_Tensor",
@@ -74,7 +60,7 @@ def overwriting(plan: Plan, donate: bool = False) -> frozenset[int]:
             continue
         memory |= {id: id for id in _results(node)}
         result = node.out[0]
-        if node.op not in OVERWRITING or first is None or result is None:
+        if node.op not in IN_PLACE or first is None or result is None:
             continue
         own = memory[first]
         alone = first not in views and last[first] <= index and views_read.get(own, -1) < index

@@ -84,9 +84,9 @@ class _Writer:
 
     def node(self, node: Node, in_place: bool) -> str:
         function = IN_PLACE[node.op] if in_place else function_of(node.op)
-        keywords = {p.name for p in table()[node.op].params}
+        keywords = {p.name: p.name for p in table()[node.op].params}
         args = [self.argument(a) for a in node.args]
-        args += [f"{known}={self.argument(a)}" for k, a in node.kwargs for known in keywords if known == k]
+        args += [f"{keywords[k]}={self.argument(a)}" for k, a in node.kwargs]
         return f"{_targets(node)} = {self._named('f', function)}({', '.join(args)}){_part(node)}"
 
     def dropped(self, node: Node, dying: tuple[int, ...]) -> str:

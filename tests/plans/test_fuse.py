@@ -13,18 +13,24 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gridkit.plans.engine_torch import program
-from gridkit.plans.fuse import _ALIASES, OVERWRITING, overwriting
+from gridkit.plans.fuse import _ALIASES, overwriting
 from gridkit.plans.kernels import IN_PLACE
-from gridkit.plans.ops import table
+from gridkit.plans.ops import REQUIRED, table
 from gridkit.plans.optim import SGD, Adam, AdamW
 from gridkit.plans.plan import Arg, Input, Node, Output, Plan, Ref
 from gridkit.plans.training import training_plan
-from tests.plans.plans import batch, mlp, start
+from tests.plans.plans import MODELS, SHAPES, batch, mlp, start
 from tests.plans.test_ops import CASES, aten
 
 
-def test_each_operation_of_the_list_has_its_form_in_place() -> None:
-    assert set(IN_PLACE) == OVERWRITING <= set(table())
+def test_a_form_in_place_gives_the_same_bits_and_its_first_argument() -> None:
+    torch.manual_seed(0)
+    for name, in_place in IN_PLACE.items():
+        kinds = [p.type for p in table()[name].params if p.default is REQUIRED]
+        args = [torch.rand(7, 5) if kind == "Tensor" else 0.3 for kind in kinds]
+        expected = aten(name)(*args)
+        result = in_place(*args)
+        assert result is args[0] and torch.equal(result, expected), name
 
 
 # ---- what the op table promises: only marked rows share memory with an argument
@@ -79,7 +85,7 @@ class Tied(nn.Module):
         return self.out(self.b(F.relu(self.norm(self.a(x * self.scale)))))
 
 
-@pytest.mark.parametrize("make", [mlp, Tied])
+@pytest.mark.parametrize("make", [mlp, MODELS["cnn"], Tied])
 @pytest.mark.parametrize(
     "optimizer",
     [SGD(0.1), SGD(0.1, 0.9, 0.1), SGD(0.1, 0.9, 0.1, nesterov=True), Adam(0.01, weight_decay=0.1), AdamW(0.01)],
@@ -88,19 +94,20 @@ class Tied(nn.Module):
 def test_a_loop_that_gives_its_state_away_has_the_same_bits(make: Any, optimizer: Any) -> None:
     torch.manual_seed(0)
     model = make()
-    plan = training_plan(model, F.cross_entropy, optimizer, batch(8))
+    shape = SHAPES["cnn"] if make is MODELS["cnn"] else SHAPES["mlp"]
+    plan = training_plan(model, F.cross_entropy, optimizer, batch(8, shape))
     kept, given_away = start(plan, model), start(plan, model)
     ones, lr = torch.ones(8), optimizer.lr
     places = {t.data_ptr() for t in given_away}
     with torch.no_grad():
         for seed in range(5):
-            data = batch(8, seed=seed)
+            data = batch(8, shape, seed)
             one, *kept = program(plan, "interpreter")([*kept, *data, ones, lr])
             two, *given_away = program(plan, donate=True)([*given_away, *data, ones, lr])
             assert torch.equal(one, two)
             assert all(torch.equal(a, b) for a, b in zip(kept, given_away, strict=True))
     assert torch.equal(ones, torch.ones(8))
-    if make is mlp:
+    if make is not Tied:
         assert {t.data_ptr() for t in given_away} == places
 
 
