@@ -117,8 +117,9 @@ class Launcher(TwinBox):
         self._grid = grid
         self._on_rows = on_rows
         self._on_over = on_over or self.update_twin
-        self._given = (model, plan, clients, evaluate, name)
+        self._given = (model, plan, clients, evaluate)
         self._lock = threading.Lock()
+        self._form = threading.RLock()  # one thread at a time fills it in: a click's, or that of an answer
         self._busy = False
         self._run: Launched | None = None
         self._watch: Any = None
@@ -133,7 +134,7 @@ class Launcher(TwinBox):
         )
         self.model = W.Dropdown(description="Model", style=_WIDE, layout=_wide())
         self.hosted = W.Dropdown(description="Training", style=_WIDE, layout=_wide())
-        self.name = W.Text(description="Name", style=_WIDE, layout=_wide(), continuous_update=False)
+        self.name = W.Text(name or "", description="Name", style=_WIDE, layout=_wide(), continuous_update=False)
         self.clients = W.Dropdown(description="Clients", style=_WIDE, layout=_wide())
         self.evaluate = W.Dropdown(description="Evaluate", style=_WIDE, layout=_wide())
         self.rounds = W.BoundedIntText(10, 0, 1_000_000, description="Rounds", style=_WIDE, layout=_narrow())
@@ -181,29 +182,29 @@ class Launcher(TwinBox):
         self.ask(self._grid.trainings, self._show_trainings)
 
     def _look(self) -> None:
-        self._filling = True
         namespace = _namespace()
-        model, plan, clients, evaluate, name = self._given
-        self._choose(self.model, {each.label: each for each in found.trainables(namespace, model, plan)})
+        model, plan, clients, evaluate = self._given
         if clients is None:
             lists = found.client_lists(namespace)
         else:
             lists = [found.Clients(next((n for n, v in namespace.items() if v is clients), "the clients"), clients)]
-        self._choose(self.clients, {each.label: each for each in lists})
         if evaluate is None:
             functions = {_NONE: None, **found.evaluators(namespace)}
-            self._choose(self.evaluate, functions, "evaluate" if "evaluate" in functions else _NONE)
         else:
-            self._choose(self.evaluate, {getattr(evaluate, "__name__", "the function"): evaluate})
-        if name is not None:
-            self.name.value = name
-        self._filling = False
-        self._show_choice()
+            functions = {getattr(evaluate, "__name__", "the function"): evaluate}
+        with self._form:
+            self._filling = True
+            self._choose(self.model, {each.label: each for each in found.trainables(namespace, model, plan)})
+            self._choose(self.clients, {each.label: each for each in lists})
+            self._choose(self.evaluate, functions, "evaluate" if "evaluate" in functions else _NONE)
+            self._filling = False
+            self._show_choice()
 
     def _show_trainings(self, rows: Sequence[Row]) -> None:
         """Only trainings that one can join: not over, without a fixed roster."""
         open_ones = [r for r in rows if r["outcome"] is None and r["server_config"].get("clients") is None]
-        self._choose(self.hosted, {f"{row['name']} {row['version']}": row for row in open_ones})
+        with self._form:
+            self._choose(self.hosted, {f"{row['name']} {row['version']}": row for row in open_ones})
         self._on_rows(rows)
 
     @staticmethod
@@ -217,6 +218,10 @@ class Launcher(TwinBox):
 
     def _show_choice(self) -> None:
         """Make the form fit what is chosen. What a person has typed stays as long as the choice does."""
+        with self._form:
+            self._fit()
+
+    def _fit(self) -> None:
         hosted = self.what.value == "hosted"
         shown = (self.what.value, (self.hosted if hosted else self.model).label)
         if self._filling or shown == self._shown:
@@ -236,11 +241,15 @@ class Launcher(TwinBox):
             return
         if hosted:
             server, client = chosen["server_config"], chosen["client_config"]
+            strategy = str(server.get("strategy") or "fedavg")
+            self.strategy.options = list(dict.fromkeys([*self._grid.strategies, strategy]))
+            self.strategy.value = strategy
             self.rounds.value = server.get("num_cycles") or 0
-            self.strategy.value = server.get("strategy") or "fedavg"
-            self.batch_size.value = client.get("batch_size") or self.batch_size.value
-            self.lr.value = client.get("lr") or self.lr.value
+            for part, value in ((self.batch_size, client.get("batch_size")), (self.lr, client.get("lr"))):
+                if isinstance(value, (int, float)):  # a client_config is whatever its owner wrote
+                    part.value = value
         else:
+            self.strategy.options = list(self._grid.strategies)
             self.lr.value = chosen.plan.lr
             if not self.name.value or self.name.value == self._suggested:
                 self.name.value = self._suggested = chosen.name

@@ -182,13 +182,18 @@ def test_a_hosted_training_brings_its_own_rounds_and_strategy(desk: Desk) -> Non
         row("over", outcome="completed"),
         row("open"),
         row("endless", server_config={"min_diffs": 2}, client_config={}),
+        row("foreign", server_config={"strategy": MARKUP}, client_config={"batch_size": MARKUP, "lr": None}),
     ]
     data = shards(2)
     launcher = form(desk, rows=rows, clients=data)
     own = (launcher.rounds, launcher.batch_size, launcher.lr, launcher.strategy)
     launcher.rounds.value = 4
     launcher.what.value = "hosted"
-    assert list(dict(launcher.hosted.options)) == ["open 1.0", "endless 1.0"]
+    assert list(dict(launcher.hosted.options)) == ["open 1.0", "endless 1.0", "foreign 1.0"]
+    launcher.hosted.label = "endless 1.0"
+    assert [part.value for part in own] == [0, 8, 0.1, "fedavg"]
+    launcher.hosted.label = "foreign 1.0"
+    assert [part.value for part in own] == [0, 8, 0.1, MARKUP]
     launcher.hosted.label = "open 1.0"
     assert all(part.disabled for part in own)
     assert [part.value for part in own] == [7, 5, 0.25, "fedavg"]
@@ -198,7 +203,8 @@ def test_a_hosted_training_brings_its_own_rounds_and_strategy(desk: Desk) -> Non
     assert desk.asked == [("open", "1.0", data)]
     wait_for(lambda: launcher.below.children and not launcher.launch_button.disabled, what="the end")
     launcher.what.value = "model"
-    assert not any(part.disabled for part in own) and launcher.lr.value == 0.1
+    assert not any(part.disabled for part in own)
+    assert (launcher.lr.value, launcher.strategy.value) == (0.1, "fedavg")
 
 
 def test_refresh_finds_new_trainings_and_keeps_what_was_typed(desk: Desk) -> None:
