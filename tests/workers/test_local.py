@@ -16,7 +16,8 @@ from torch import nn
 
 from gridkit.errors import PlanError, UsageError
 from gridkit.plans.check import dry_run
-from gridkit.plans.optim import SGD
+from gridkit.plans.engine_torch import program
+from gridkit.plans.optim import SGD, Adam, AdamW
 from gridkit.plans.plan import Plan
 from gridkit.plans.training import training_plan
 from gridkit.workers.local import LocalResult, _uniform, one_thread, train_client
@@ -198,6 +199,26 @@ def test_the_dry_run_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checked == [8, 5]
     train(batch_size=7)
     assert checked == [8, 5, 7]
+
+
+@pytest.mark.parametrize("optimizer", [SGD(0.1, 0.9), Adam(0.01), AdamW(0.01)], ids=str)
+def test_steps_write_over_each_other_but_not_over_the_rounds_model(optimizer: Any) -> None:
+    """Nor over the data: the second training starts where the first one did."""
+    plan = training_plan(MODEL, F.cross_entropy, optimizer, (X, Y))
+    state, x = {k: v.copy() for k, v in STATE.items()}, X.copy()
+    for array in (*state.values(), x):
+        array.setflags(write=False)
+    one, two = (train(x, plan=plan, state=state, epochs=3) for _ in range(2))
+    assert same(one, two) and all(np.array_equal(state[k], STATE[k]) for k in STATE)
+    with one_thread(), torch.no_grad():
+        current = [torch.tensor(STATE[s.name]) for s in plan.state]
+        current += [torch.zeros(s.shape, dtype=getattr(torch, s.dtype)) for s in plan.optimizer_state]
+        for chosen in (order(epoch=e)[i : i + 8] for e in range(3) for i in (0, 8, 16)):
+            data = torch.tensor(X[chosen]), torch.tensor(Y[chosen])
+            _, *current = program(plan, "interpreter")([*current, *data, torch.ones(len(chosen)), plan.lr])
+    for spec, new in zip(plan.state, current, strict=False):
+        if spec.name in one.diff:
+            assert np.array_equal(one.diff[spec.name], STATE[spec.name] - new.numpy()), spec.name
 
 
 def test_every_tensor_that_enters_the_plan_is_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
