@@ -33,14 +33,17 @@ NAMES = """area => [...area.querySelectorAll('button, input, select, [role=progr
                       + element.innerText + element.title).trim()])"""
 
 
-def test_panel_and_plot_can_be_read_on_light_and_dark_pages(open_notebook: Open, page: Page) -> None:
-    """Leaves the screenshots behind, to be looked at."""
+def test_panel_and_plot_can_be_read_and_heard_on_light_and_dark_pages(open_notebook: Open, page: Page) -> None:
+    """Leaves screenshots behind, to be looked at."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     notebook = open_notebook([SETUP, TRAINED, "grid.panel()", "run.plot();", "plan", "grid", "run"])
     assert notebook.run_all(), notebook.errors()
     panel = notebook.cell(2)
     expect(panel).to_have_text(re.compile("completed, 6 of 6 rounds"), timeout=20_000)
     expect(panel.get_by_role("img")).to_have_attribute("aria-label", re.compile(r"6 rounds: .*accuracy 0\.\d+"))
+    names = panel.evaluate(NAMES)
+    assert len(names) > 8
+    assert [html for html, name in names if not name] == []
     try:
         page.set_viewport_size({**SIZE, "height": 1800})  # a screenshot shows no more than the window
         for theme in THEMES:
@@ -56,13 +59,3 @@ def test_panel_and_plot_can_be_read_on_light_and_dark_pages(open_notebook: Open,
     finally:
         use_theme(page, "Light")
         page.set_viewport_size(SIZE)
-
-
-def test_every_control_of_the_panel_has_a_name(open_notebook: Open) -> None:
-    notebook = open_notebook([SETUP, TRAINED, "grid.panel()"])
-    assert notebook.run_all(), notebook.errors()
-    panel = notebook.cell(2)
-    expect(panel).to_have_text(re.compile("completed, 6 of 6 rounds"), timeout=20_000)
-    names = panel.evaluate(NAMES)
-    assert len(names) > 8
-    assert [html for html, name in names if not name] == []
