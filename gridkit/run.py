@@ -130,6 +130,9 @@ class RunBase:
     def _repr_html_(self) -> str:
         return self.snapshot().card()
 
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if not name.startswith("_")]
+
     @property
     def metrics(self) -> pd.DataFrame:
         """A row a round (index `round`): what `evaluate` returned, then loss (sample-weighted mean of the workers'),

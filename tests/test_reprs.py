@@ -64,7 +64,8 @@ def test_a_closed_session_shows_that_it_is_and_says_so_when_used() -> None:
 
 
 def test_dir_is_short(grid: gk.Session) -> None:
-    for thing in (grid, grid._core, grid.runs):
+    run = gk.simulate(mlp(), plan_of(mlp(), shards(2)), clients=shards(2), rounds=1).wait()
+    for thing in (grid, grid._core, grid.runs, run):
         names = dir(thing)
         assert len(names) < 20 and not [name for name in names if name.startswith("_")]
     assert {"train", "join", "launcher", "panel", "runs"} <= set(dir(grid))
