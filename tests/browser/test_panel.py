@@ -25,12 +25,12 @@ run.wait()
 """
 
 # Every control that one can reach, and what a screen reader would call it.
-NAMES = """area => [...area.querySelectorAll('button, input, select, [role=progressbar]')]
+NAMES = """area => [...area.querySelectorAll('button, input, select, textarea, progress')]
     .filter(element => element.getClientRects().length)
     .map(element => [element.outerHTML.slice(0, 120),
                      (element.getAttribute('aria-label') || element.getAttribute('aria-labelledby') || ''
                       + [...(element.labels ?? [])].map(label => label.innerText).join(' ')
-                      + element.innerText + element.title).trim()])"""
+                      + (element.matches('button') ? element.innerText : '') + element.title).trim()])"""
 
 
 def test_panel_and_plot_can_be_read_and_heard_on_light_and_dark_pages(open_notebook: Open, page: Page) -> None:
