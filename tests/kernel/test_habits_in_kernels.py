@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kernel.driver import Kernel
+from tests.kernel.driver import Cell, Kernel
 
 pytestmark = pytest.mark.kernel
 
@@ -212,6 +212,27 @@ def test_several_sessions_of_one_cell_live_side_by_side(kernel: Kernel) -> None:
     kernel.run("former = both")
     kernel.run(again)
     assert kernel.run("[repr(each).count('closed') for each in [*former, *both]]").result == "[1, 1, 0, 0]"
+
+
+def run_in(kernel: Kernel, cell: str, code: str) -> None:
+    """As JupyterLab and VS Code send a cell: with its name."""
+    content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False}
+    message = kernel.client.session.msg("execute_request", content, metadata={"cellId": cell})
+    name = message["header"]["msg_id"]
+    kernel.cells[name] = Cell()
+    kernel.client.shell_channel.send(message)
+    (ran,) = kernel.finish([name])
+    assert ran.reply == "ok", ran.traceback
+
+
+def test_a_cell_that_was_edited_is_the_same_cell_and_its_twin_another_one(kernel: Kernel) -> None:
+    code = "{} = gk.connect(grid.url, token=grid._core._embedded.token)"
+    run_in(kernel, "one", code.format("first"))
+    run_in(kernel, "two", code.format("first") + "; second = first")  # the former `first` is held by nobody
+    run_in(kernel, "one", code.format("third"))
+    assert kernel.run("[repr(each).count('closed') for each in (second, third)]").result == "[0, 0]"
+    run_in(kernel, "two", "held = second; " + code.format("fourth"))
+    assert kernel.run("[repr(each).count('closed') for each in (held, third, fourth)]").result == "[1, 0, 0]"
 
 
 def test_a_session_that_nobody_holds_is_closed_but_not_while_it_trains(kernel: Kernel) -> None:
