@@ -18,8 +18,8 @@ _BATCHES = (2, 1, 3, 4, 8, 16, 32, 64)
 
 
 def check_plan(data: bytes) -> None:
-    """Its form, that it is a training step, and a dry run at a small batch size that its guards allow: a plan that asks for a terabyte is refused
-    here, before a worker has to. Workers check again, with their own batch."""
+    """Its form, that it is a training step, and a dry run at a small batch size that its guards allow: a plan that asks
+    for a terabyte is refused here, before a worker has to. Workers check again, with their own batch."""
     plan = decode(data)
     check_training(plan)
     for batch in _BATCHES:

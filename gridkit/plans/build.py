@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from gridkit.plans.check import dry_run, holds
-from gridkit.plans.plan import Guard, Input, Output, Plan
-from gridkit.plans.simplify import Trace
+from gridkit.plans.plan import Input, Output, Plan
+from gridkit.plans.simplify import Trace, at_size
 from gridkit.plans.sizes import FixedBatch
 from gridkit.plans.trace import Spec, trace
 
@@ -41,12 +41,12 @@ def build(
         PlanError: the code can't be a plan; the message names the operation and the user's line.
     """
 
-    def once(size: int) -> Trace:
-        return trace(function, [spec for _, _, spec in inputs], size, modules)
+    def once(size: int, symbolic: bool = True) -> Trace:
+        return trace(function, [spec for _, _, spec in inputs], size, modules, symbolic)
 
-    first = once(batch)
+    first = _first(once, batch)
     guards = first.guards
-    if first.torch_guards and not _the_same(first, once):
+    if first.torch_guards and not _same_at(_other_size(first), first, once):
         guards = (*guards, *first.torch_guards)
     given = [_input(place, *what) for place, what in zip(first.inputs, inputs, strict=True)]
     drawn = [Input(p, f"uniform.{i}", "uniform", "float32", shape) for i, (p, shape) in enumerate(first.drawn)]
@@ -64,15 +64,29 @@ def _input(place: int, name: str, role: Any, spec: Spec | float) -> Input:
     return Input(place, name, role, str(spec.dtype).removeprefix("torch."), tuple(spec.shape))
 
 
-def _the_same(first: Trace, once: Callable[[int], Trace]) -> bool:
-    """Whether the code does the same where torch's own conditions on the batch size don't hold."""
+def _first(once: Callable[..., Trace], batch: int) -> Trace:
+    """The trace at that batch size. Where torch mixes the batch up with another dimension of the same size, the trace
+    at another size, provided that the code does the same at both."""
     try:
-        return once(_other_size(first.size, first.torch_guards)).nodes == first.nodes
-    except FixedBatch:  # at that size torch mixes the batch up with another dimension
-        return False
+        return once(batch)
+    except FixedBatch as error:
+        try:
+            other = once(2 * batch + 9)
+        except FixedBatch:
+            raise error from None
+        if not all(holds(g, batch) for g in other.guards) or not _same_at(batch, other, once):
+            raise error from None
+        return other
 
 
-def _other_size(batch: int, guards: tuple[Guard, ...]) -> int:
-    """A batch size for the second trace: one that breaks a guard of the first if a small one does."""
-    sizes = [s for s in (3, 7, 2 * batch + 1, 129, 1025) if s != batch]
-    return next((s for s in sizes if not all(holds(g, s) for g in guards)), sizes[-1])
+def _same_at(size: int, traced: Trace, once: Callable[..., Trace]) -> bool:
+    """Whether the code does at that batch size just what the trace says."""
+    return at_size(traced, size).nodes == once(size, symbolic=False).nodes
+
+
+def _other_size(traced: Trace) -> int:
+    """A batch size at which torch's own conditions don't hold, if a small one is such."""
+    sizes: list[int] = [
+        s for s in (*range(3, 65), 129, 1025) if s != traced.size and all(holds(g, s) for g in traced.guards)
+    ]
+    return next((s for s in sizes if not all(holds(g, s) for g in traced.torch_guards)), sizes[-1])

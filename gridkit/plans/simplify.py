@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gridkit.plans.check import references
+from gridkit.plans.ops import table
 from gridkit.plans.plan import Arg, Guard, Node, Ref, Size
 
 _LAST = (1 << 63) - 1
@@ -86,6 +87,34 @@ def simplified(raw: Trace) -> Trace:
     )
 
 
+def at_size(traced: Trace, size: int) -> Trace:
+    """The trace as it would be if the batch size had been a plain number."""
+    known: dict[int, Arg] = {}
+    nodes = []
+    for node in traced.nodes:
+        node = _replaced(node, known)
+        if node.op == "aten.sym_size.int":
+            known[_only(node)] = size
+        elif node.op.startswith("py.") and not references(node):
+            known[_only(node)] = _number(node)
+        else:
+            nodes.append(node)
+    return simplified(replace(traced, nodes=tuple(nodes)))
+
+
+def _only(node: Node) -> int:
+    (place,) = node.out
+    assert place is not None
+    return place
+
+
+def _number(node: Node) -> Arg:
+    row = table()[node.op]
+    result = row.rule({p.name: a for p, a in zip(row.params, node.args, strict=True)})
+    assert isinstance(result, int | float)
+    return result
+
+
 def _takes_all(node: Node) -> bool:
     """A slice from the first to the last: torch asks for it or leaves it out as it sees fit."""
     if node.op == "aten.slice.Tensor":
@@ -100,9 +129,13 @@ def _takes_all(node: Node) -> bool:
 
 
 def _renamed(node: Node, names: Mapping[int, int]) -> Node:
+    return _replaced(node, {old: Ref(new) for old, new in names.items()})
+
+
+def _replaced(node: Node, values: Mapping[int, Arg]) -> Node:
     def rename(arg: Arg) -> Arg:
         if isinstance(arg, Ref):
-            return Ref(names.get(arg.id, arg.id))
+            return values.get(arg.id, arg)
         return tuple(map(rename, arg)) if isinstance(arg, tuple) else arg
 
     return replace(node, args=tuple(map(rename, node.args)), kwargs=tuple((k, rename(v)) for k, v in node.kwargs))

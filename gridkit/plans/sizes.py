@@ -55,7 +55,7 @@ class Sizes:
     def __init__(self, env: ShapeEnv, traced: int, emit: Callable[..., Ref], where: Callable[[], str]) -> None:
         self._env, self._traced, self._emit, self._where = env, traced, emit, where
         self.rows: Any = None
-        """The batch size, as torch's number; None while no input has a batch."""
+        """The batch size, as torch's number, or a plain one; None while no input has a batch."""
         self._asked_of: int | None = None
         self._known: dict[Any, Arg] = {}
         self._demands: list[Guard] = []
@@ -71,7 +71,7 @@ class Sizes:
 
     @property
     def _batch(self) -> Any:
-        return None if self.rows is None else self._env.replace(self.rows.node.expr)
+        return self._env.replace(self.rows.node.expr) if isinstance(self.rows, torch.SymInt) else self.rows
 
     # ---- arithmetic
 
@@ -109,10 +109,10 @@ class Sizes:
         """
         known = [self._env.replace(s.node.expr) if isinstance(s, torch.SymInt) else s for s in sizes]
         fixed = [isinstance(s, int) or s.is_Integer for s in known]
+        if known and known[0] == self._batch and all(fixed[1:]):
+            return ("B", *(int(s) for s in known[1:]))
         if all(fixed):
             return tuple(int(s) for s in known)
-        if known[0] == self._batch and all(fixed[1:]):
-            return ("B", *(int(s) for s in known[1:]))
         each = math.prod(known) / self._batch
         return ("B", int(each)) if each.is_Integer else None
 
@@ -125,7 +125,7 @@ class Sizes:
 
     def check_batch(self) -> None:
         """Raise if the code made a fixed number of the batch size."""
-        if self.rows is not None and self._batch.is_number:
+        if isinstance(self.rows, torch.SymInt) and self._batch.is_number:
             raise FixedBatch(
                 f"the code holds only for batches of {self._traced}: it uses the batch size as a fixed number"
                 f"{self._pinned_at()}",

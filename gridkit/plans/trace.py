@@ -25,6 +25,7 @@ from gridkit.plans.form import MAX_NODES
 from gridkit.plans.ops import Op, table
 from gridkit.plans.overrides import OVERRIDES, UNWRITTEN
 from gridkit.plans.plan import Arg, Dtype, Node, Ref, Size
+from gridkit.plans.recurrent import Rewritten
 from gridkit.plans.simplify import Trace, simplified
 from gridkit.plans.sizes import Sizes
 
@@ -67,6 +68,7 @@ def trace(
     inputs: Sequence[Spec | float],
     batch: int,
     modules: torch.nn.Module | None = None,
+    symbolic: bool = True,
 ) -> Trace:
     """Run `function` once without data and record it.
 
@@ -75,17 +77,18 @@ def trace(
         inputs: what each is; a float for a number that stays an input.
         batch: the size that "B" has in this run; at least 2.
         modules: the module that runs inside, so that messages can name the part at fault.
+        symbolic: False takes `batch` for a plain number, and gives what the code does at that size alone.
 
     Raises:
         PlanError: the code can't be a plan; the message names the operation and the user's line.
     """
     env = ShapeEnv()
     fake_mode = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
-    values = _fakes(env, fake_mode, inputs, batch)
+    values = _fakes(env, fake_mode, inputs, batch, symbolic)
     recorder = Recorder(env, fake_mode, source.code_of(function), batch)
     for value, spec in zip(values, inputs, strict=True):
         recorder.input(value, spec)
-    with _names(modules, recorder), fake_mode, recorder:
+    with _names(modules, recorder), fake_mode, recorder, Rewritten():
         try:
             outputs = function(*values)
         except PlanError:
@@ -100,7 +103,7 @@ def trace(
     return simplified(raw)
 
 
-def _fakes(env: ShapeEnv, mode: FakeTensorMode, inputs: Sequence[Any], batch: int) -> list[Any]:
+def _fakes(env: ShapeEnv, mode: FakeTensorMode, inputs: Sequence[Any], batch: int, symbolic: bool) -> list[Any]:
     values: list[Any] = []
     first = None
     for spec in inputs:
@@ -108,9 +111,9 @@ def _fakes(env: ShapeEnv, mode: FakeTensorMode, inputs: Sequence[Any], batch: in
             values.append(env.create_unbacked_symfloat())
             continue
         real = torch.empty([batch if s == "B" else s for s in spec.shape], dtype=spec.dtype)
-        dims = [DimDynamic.DYNAMIC if s == "B" else DimDynamic.STATIC for s in spec.shape]
+        dims = [DimDynamic.DYNAMIC if s == "B" and symbolic else DimDynamic.STATIC for s in spec.shape]
         fake = mode.from_tensor(real, symbolic_context=StatelessSymbolicContext(dynamic_sizes=dims))
-        if "B" in spec.shape:
+        if "B" in spec.shape and symbolic:
             first = fake if first is None else first
             torch._check(fake.size(0) == first.size(0))  # type: ignore[no-untyped-call]
         values.append(fake.requires_grad_(spec.differentiable))

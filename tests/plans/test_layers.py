@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
@@ -23,9 +24,10 @@ from gridkit.plans.optim import SGD
 from gridkit.plans.plan import Plan
 from gridkit.plans.training import training_plan
 from tests.plans.layers import ATTENTION, BATCH_NORM, DROPOUT, EMBEDDING, Layer
+from tests.plans.layers_more import ARRANGING, RECURRENT
 from tests.plans.plans import start
 
-LAYERS = {**DROPOUT, **BATCH_NORM, **EMBEDDING, **ATTENTION}
+LAYERS = {**DROPOUT, **BATCH_NORM, **EMBEDDING, **ATTENTION, **RECURRENT, **ARRANGING}
 
 
 @pytest.fixture(autouse=True)
@@ -70,13 +72,19 @@ def both(plan: Plan, model: nn.Module, batches: list[Any]) -> tuple[list[torch.T
         loss, *state = plan.run([*state, x, y, torch.ones(len(x)), 0.1, *uniform])
         mine.append(loss)
         optimizer.zero_grad()
-        with Masks(uniform) as masks:
+        # of itself torch takes a kernel of oneDNN for LSTM, which no plan can hold
+        plain = torch.backends.mkldnn.flags(enabled=False) if _has_lstm(model) else nullcontext()
+        with Masks(uniform) as masks, plain:
             value = F.cross_entropy(model(x), y, reduction="none").mean()
             value.backward()
         assert not masks.left
         optimizer.step()
         theirs.append(value.detach())
     return [*mine, *state[: len(plan.state)]], [*theirs, *model.state_dict().values()]
+
+
+def _has_lstm(model: nn.Module) -> bool:
+    return any(isinstance(m, nn.LSTM) for m in model.modules())
 
 
 def check(name: str, sizes: Sequence[int], seed: int) -> None:
@@ -90,8 +98,8 @@ def check(name: str, sizes: Sequence[int], seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.generate])
-@given(sizes=st.lists(st.integers(1, 65), min_size=1, max_size=3), seed=st.integers(0, 99))
+@settings(max_examples=3, deadline=None, phases=[Phase.explicit, Phase.generate])
+@given(sizes=st.lists(st.integers(1, 65), min_size=1, max_size=2), seed=st.integers(0, 99))
 def test_steps_have_the_bits_of_eager_training(name: str, sizes: list[int], seed: int) -> None:
     check(name, sizes, seed)
 
