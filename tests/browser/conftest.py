@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, ViewportSize
+from playwright.sync_api import Page, ViewportSize, expect
 
 from tests.browser.lab import CHROMIUM, Lab, Notebook, chromium
 
@@ -33,6 +33,7 @@ def page(lab: Lab) -> Iterator[Page]:
     with chromium() as browser:
         page = browser.new_page(viewport=SIZE)
         page.set_default_timeout(30_000)
+        expect.set_options(timeout=30_000)
         yield page
 
 

@@ -39,7 +39,7 @@ def test_panel_and_plot_can_be_read_and_heard_on_light_and_dark_pages(open_noteb
     notebook = open_notebook([SETUP, TRAINED, "grid.panel()", "run.plot();", "plan", "grid", "run"])
     assert notebook.run_all(), notebook.errors()
     panel = notebook.cell(2)
-    expect(panel).to_have_text(re.compile("completed, 6 of 6 rounds"), timeout=20_000)
+    expect(panel).to_have_text(re.compile("completed, 6 of 6 rounds"))
     expect(panel.get_by_role("img")).to_have_attribute("aria-label", re.compile(r"6 rounds: .*accuracy 0\.\d+"))
     names = panel.evaluate(NAMES)
     assert len(names) > 8
