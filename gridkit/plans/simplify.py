@@ -88,8 +88,12 @@ def simplified(raw: Trace) -> Trace:
 
 
 def at_size(traced: Trace, size: int) -> Trace:
-    """The trace as it would be if the batch size had been a plain number."""
+    """The trace as it would be if the batch size had been a plain number.
+
+    Uniform numbers then come in the shape in which they are used.
+    """
     known: dict[int, Arg] = {}
+    drawn = {Ref(place) for place, _ in traced.drawn}
     nodes = []
     for node in traced.nodes:
         node = _replaced(node, known)
@@ -97,6 +101,8 @@ def at_size(traced: Trace, size: int) -> Trace:
             known[_only(node)] = size
         elif node.op.startswith("py.") and not references(node):
             known[_only(node)] = _number(node)
+        elif node.op == "aten.view.default" and node.args[0] in drawn:
+            known[_only(node)] = node.args[0]
         else:
             nodes.append(node)
     return simplified(replace(traced, nodes=tuple(nodes)))

@@ -109,10 +109,10 @@ class Sizes:
         """
         known = [self._env.replace(s.node.expr) if isinstance(s, torch.SymInt) else s for s in sizes]
         fixed = [isinstance(s, int) or s.is_Integer for s in known]
-        if known and known[0] == self._batch and all(fixed[1:]):
-            return ("B", *(int(s) for s in known[1:]))
         if all(fixed):
             return tuple(int(s) for s in known)
+        if known[0] == self._batch and all(fixed[1:]):
+            return ("B", *(int(s) for s in known[1:]))
         each = math.prod(known) / self._batch
         return ("B", int(each)) if each.is_Integer else None
 

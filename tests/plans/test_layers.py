@@ -30,6 +30,10 @@ from tests.plans.plans import start
 LAYERS = {**DROPOUT, **BATCH_NORM, **EMBEDDING, **ATTENTION, **RECURRENT, **ARRANGING}
 
 
+# what torch says when oneDNN is switched off and on again
+pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration:UserWarning")
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
