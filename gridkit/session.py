@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from gridkit.widgets.launcher import Launcher, NewTraining
     from gridkit.widgets.panel import Panel
+    from gridkit.widgets.twin import TwinBox
 
 __all__ = ["Runs", "Session", "connect", "launch"]
 
@@ -95,6 +96,7 @@ class Session:
 
     def __init__(self, core: _Core) -> None:
         self._core = core
+        self._forms: weakref.WeakSet[TwinBox] = weakref.WeakSet()
         self.runs = Runs(core)  # no property: IPython calls none when it completes ``grid.runs["``
         # Not of this object: whoever holds a Run, or `grid.runs`, holds the core too.
         weakref.finalize(core, BRIDGE.leave, core._closing()).atexit = False
@@ -124,7 +126,15 @@ class Session:
         """Process ids: ``{"node": pid or None, "workers": [pid, …]}``."""
         return self._core.pids
 
-    close = sync(_Core.close)
+    def close(self) -> None:
+        """End this session's workers, its node if it was launched here, and its connections. Idempotent.
+
+        Its launchers and panels become pictures of their last state: their buttons would reach nobody.
+        """
+        BRIDGE.sync(self._core.close())
+        for form in tuple(self._forms):
+            form.update_twin(over=True)
+
     host_training = sync(_Core.host_training)
     join = sync(_Core.join)
     train = sync(_Core.train)
@@ -154,7 +164,9 @@ class Session:
         if hint is not None:
             return TextWatch(lambda: f"Launcher of {self!r}; grid.train(…) and grid.join(…) do the same", hint)
         rows, desk = BRIDGE.sync(self._core.processes()), _Desk(self._core)
-        return Launcher(desk, rows, model=model, plan=plan, clients=clients, evaluate=evaluate, name=name)
+        form = Launcher(desk, rows, model=model, plan=plan, clients=clients, evaluate=evaluate, name=name)
+        self._forms.add(form)
+        return form
 
     def panel(self) -> Panel | TextWatch:
         """All in one: session and node, the trainings, the launcher, and the newest training live."""
@@ -165,7 +177,9 @@ class Session:
         from gridkit.widgets.panel import Panel
 
         rows = BRIDGE.sync(self._core.processes())
-        return Panel(_Desk(self._core), rows, BRIDGE.sync(self._core.newest()))
+        panel = Panel(_Desk(self._core), rows, BRIDGE.sync(self._core.newest()))
+        self._forms.add(panel)
+        return panel
 
 
 class _Desk:

@@ -125,3 +125,11 @@ def test_what_is_displayed_has_a_twin(kernel: Kernel) -> None:
         "['application/vnd.jupyter.widget-view+json', 'text/html', 'text/plain']"
     )
     assert eval_text(kernel, "'shards: 4 clients' in data['text/html'] and 'shards: 4' in data['text/plain']") == "True"
+
+
+def test_a_form_of_a_closed_session_is_a_picture(kernel: Kernel) -> None:
+    kernel.run("other = gk.connect(grid.url, token=grid._core._embedded.token); both = other.launcher(), other.panel()")
+    kernel.run("other.close()")
+    kinds = "{kind for form in both for kind in form._repr_mimebundle_()} == {'text/html', 'text/plain'}"
+    assert eval_text(kernel, kinds) == "True"
+    assert eval_text(kernel, "'closed' in both[1]._repr_mimebundle_()['text/plain']") == "True"
