@@ -23,12 +23,23 @@ DIFF = {"w": np.full((3, 2), 0.5, np.float32), "b": np.full(2, -1.0, np.float32)
 
 
 def tiny_plan() -> bytes:
-    """A valid training plan (one multiplication, one sum) for `MODEL`; a node checks its form and never runs it."""
-    inputs = [Input(0, "w", "param", "float32", (3, 2)), Input(1, "b", "param", "float32", (2,))]
-    inputs += [Input(2 + i, n, n, "float32", ("B",)) for i, n in enumerate(("x", "y", "weight"))]  # type: ignore[arg-type]
-    inputs.append(Input(5, "lr", "lr", "float64", ()))
-    nodes = (Node("aten.mul.Tensor", (Ref(0), Ref(1)), (), (6,)), Node("aten.sum.default", (Ref(2),), (), (7,)))
-    outputs = (Output(7, "loss", "loss"), Output(6, "w", "param"), Output(1, "b", "param"))
+    """A valid training plan for `MODEL`; a node checks its form and never runs it."""
+    return plan_of({name: array.shape for name, array in MODEL.items()})
+
+
+def plan_of(shapes: dict[str, tuple[int, ...]]) -> bytes:
+    """A valid training plan (a sum for a loss, one multiplication for an update) of these parameters."""
+    inputs = [Input(i, name, "param", "float32", shape) for i, (name, shape) in enumerate(shapes.items())]
+    count = len(inputs)
+    inputs += [Input(count + i, n, n, "float32", ("B",)) for i, n in enumerate(("x", "y", "weight"))]  # type: ignore[arg-type]
+    inputs.append(Input(count + 3, "lr", "lr", "float64", ()))
+    loss, updated = count + 4, count + 5
+    nodes = (
+        Node("aten.sum.default", (Ref(count),), (), (loss,)),
+        Node("aten.mul.Tensor", (Ref(0), Ref(0)), (), (updated,)),
+    )
+    kept = (Output(i, name, "param") for i, name in enumerate(shapes) if i)
+    outputs = (Output(loss, "loss", "loss"), Output(updated, next(iter(shapes)), "param"), *kept)
     return Plan("tiny", tuple(inputs), outputs, nodes).to_bytes()
 
 

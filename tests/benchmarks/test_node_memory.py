@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gridkit.plans.plan import Input, Node, Output, Plan, Ref
 from gridkit.wire.state import pack_state, read_state
-from tests.support import NodeUnderTest, RawWorker, rows
+from tests.support import NodeUnderTest, RawWorker, plan_of, rows
 
 pytestmark = [
     pytest.mark.benchmark,
@@ -76,16 +75,12 @@ def test_averaging_reports_of_25_mb_adds_less_than_4_models(node: NodeUnderTest,
 
 
 def parts(server_config: dict[str, int]) -> dict[str, tuple[str, bytes, str]]:
-    """The multipart body that hosts the large model, whose plan is one multiplication."""
-    inputs = tuple(Input(i, name, "param", "float32", shape) for i, (name, shape) in enumerate(SHAPES.items()))
-    step = Node("aten.mul.Tensor", (Ref(1), Ref(1)), (), (3,))
-    outputs = tuple(Output(3 if i == 1 else i, name, "param") for i, name in enumerate(SHAPES))
-    plan = Plan("large", inputs, outputs, (step,)).to_bytes()
+    """The multipart body that hosts the large model."""
     model = pack_state({name: np.ones(shape, np.float32) for name, shape in SHAPES.items()})
     about = {"name": "large", "version": "1.0"}
     config = {"client_config": about, "server_config": server_config, "plans": ["training_plan"]}
     return {
         "config": ("config", json.dumps(config).encode(), "application/json"),
         "model": ("model", model, "application/octet-stream"),
-        "plan0": ("plan0", plan, "application/octet-stream"),
+        "plan0": ("plan0", plan_of(SHAPES), "application/octet-stream"),
     }
