@@ -36,6 +36,16 @@ def _unbind(recorder: Recorder, x: torch.Tensor, dim: int = 0) -> list[torch.Ten
         return [_aten.select.int(x, dim, at) for at in range(x.shape[dim])]
 
 
+def _squeeze(recorder: Recorder, x: torch.Tensor) -> torch.Tensor:
+    """Without the batch's dimension: at a batch size of one eager code would lose that too."""
+    ones = [place for place, size in enumerate(x.shape) if isinstance(size, int) and size == 1]
+    if not all(isinstance(size, int) for size in x.shape):
+        recorder.sizes.demand(("gt", "B", 1))
+    with recorder:
+        result: torch.Tensor = _aten.squeeze.dims(x, ones)
+    return result
+
+
 def _batch_norm(
     recorder: Recorder,
     x: torch.Tensor,
@@ -86,6 +96,7 @@ OVERRIDES: dict[str, Callable[..., Any]] = {
     "aten.split.Tensor": _split,
     "aten.split_with_sizes.default": _split_with_sizes,
     "aten.unbind.int": _unbind,
+    "aten.squeeze.default": _squeeze,
     "aten.native_batch_norm.default": _batch_norm,
     "aten.baddbmm.default": _baddbmm,
     "aten.bernoulli_.float": _bernoulli,

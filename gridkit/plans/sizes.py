@@ -12,6 +12,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from gridkit.errors import PlanError
 from gridkit.plans import source
+from gridkit.plans.check import holds
 from gridkit.plans.plan import Arg, Guard, Ref, Size
 
 # sympy's and torch's classes for arithmetic on sizes, by name, with our operation
@@ -36,6 +37,9 @@ _CONDITIONS = {
     "Or": "or",
     "Not": "not",
 }
+
+
+_SIZES = (*range(2, 65), 127, 1024, 4099)
 
 
 class FixedBatch(PlanError):
@@ -141,7 +145,11 @@ class Sizes:
         return ""
 
     def guards(self) -> tuple[tuple[Guard, ...], tuple[Guard, ...]]:
-        """Conditions on the batch size: those of a user's line or of a kernel, those that torch asked by itself."""
+        """Conditions on the batch size: those of a user's line or of a kernel, those that torch asked by itself.
+
+        Torch asks everywhere whether a size is one, which broadcasts, or none, and does the same thing otherwise: what
+        only these break is left out of its own.
+        """
         user: list[Guard] = list(self._demands)
         torch_own: list[Guard] = []
         for guard in self._env.guards:
@@ -149,7 +157,8 @@ class Sizes:
             if expr.is_Boolean and expr in (True, False):
                 continue
             (user if _asked_at(guard) else torch_own).append(self._condition(expr))
-        return tuple(dict.fromkeys(user)), tuple(dict.fromkeys(torch_own))
+        general = (g for g in dict.fromkeys(torch_own) if not all(holds(g, size) for size in _SIZES))
+        return tuple(dict.fromkeys(user)), tuple(general)
 
     def _condition(self, expr: Any) -> Guard:
         if expr == self._batch:

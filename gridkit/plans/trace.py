@@ -82,7 +82,8 @@ def trace(
     Raises:
         PlanError: the code can't be a plan; the message names the operation and the user's line.
     """
-    env = ShapeEnv()
+    # else torch takes for granted that no size is 0 or 1, and answers such questions without a guard
+    env = ShapeEnv(specialize_zero_one=False)
     fake_mode = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
     values = _fakes(env, fake_mode, inputs, batch, symbolic)
     recorder = Recorder(env, fake_mode, source.code_of(function), batch)

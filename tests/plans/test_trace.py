@@ -217,6 +217,32 @@ def test_what_the_user_asks_of_the_batch_size_is_kept() -> None:
         plan.run([*state, *batch(4), torch.ones(4), 0.1])
 
 
+def alone(self: Model, x: torch.Tensor) -> torch.Tensor:
+    if x.shape[0] == 1:
+        return self.linear(x) * 2
+    return self.linear(x)
+
+
+def test_what_the_user_does_for_a_single_sample_is_not_forgotten() -> None:
+    plan = traced(alone)
+    state = [torch.zeros(s.shape) for s in plan.state]
+    plan.run([*state, *batch(2), torch.ones(2), 0.1])
+    with pytest.raises(PlanError, match=r"traced for batch sizes B with B != 1; this batch has 1"):
+        plan.run([*state, *batch(1), torch.ones(1), 0.1])
+
+
+def test_squeeze_keeps_the_batch_and_says_where_eager_would_not() -> None:
+    model = nn.Sequential(nn.Linear(12, 1), nn.Flatten(0, -1))
+    squeezed = Model(lambda self, x: self.linear(x).unsqueeze(1)[..., :1].squeeze())
+    x, y = batch(8)[0], torch.randn(8)
+    assert training_plan(model, F.mse_loss, SGD(0.1), (x, y)).guards == ()
+    plan = training_plan(squeezed, F.mse_loss, SGD(0.1), (x, y))
+    assert plan.guards == (("gt", "B", 1),)
+    state = [v.clone() for v in squeezed.state_dict().values()]
+    loss, *_ = plan.run([*state, x[:3], y[:3], torch.ones(3), 0.1])
+    torch.testing.assert_close(loss, F.mse_loss(squeezed(x[:3]), y[:3]).detach())
+
+
 @pytest.mark.parametrize("size", [2, 8, 16, 40])
 def test_what_torch_asks_by_itself_is_dropped(size: int) -> None:
     plan = training_plan(cnn(), F.cross_entropy, SGD(0.1), batch(size, SHAPES["cnn"]))
