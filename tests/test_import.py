@@ -49,7 +49,7 @@ def test_import_gridkit_loads_nothing_heavy() -> None:
         "gridkit.federated.history",
         "gridkit.federated.strategies",
         "gridkit.plans.form",
-        "gridkit.plans.ops",
+        "gridkit.plans.table.ops",
         "gridkit.plans.plan",
         "gridkit.client",
         "gridkit.cli",

@@ -41,11 +41,11 @@ ARROWS: dict[str, set[str]] = {
 MORE_ARROWS = {
     "gridkit/workers/simulate.py": {"run", "threads"},
     "gridkit/plans/explain.py": {"widgets"},
-    "gridkit/plans/source.py": {"cells"},
+    "gridkit/plans/tracing/source.py": {"cells"},
 }
 # Node and client pass plans on and check their form; they never trace or run one.
 ONLY_THE_FORM = {"node", "client"}
-FORM_OF_PLANS = {"gridkit.plans.form", "gridkit.plans.plan", "gridkit.plans.ops", "gridkit.plans.check"}
+FORM_OF_PLANS = {"gridkit.plans.form", "gridkit.plans.plan", "gridkit.plans.table.ops", "gridkit.plans.check"}
 
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 FORBIDDEN_CALLS = {
@@ -63,7 +63,8 @@ FORBIDDEN_CALLS = {
     "os.system",
     "os.popen",
 }
-ALLOWED_CALLS = {"gridkit/plans/generated.py": ["exec"]}  # once: a plan's function, of a text that is all our own
+# Once: a plan's function, of a text that is all our own.
+ALLOWED_CALLS = {"gridkit/plans/engines/generated.py": ["exec"]}
 SAFE_BY_ARGUMENT = {"np.load", "numpy.load"}  # refuses pickles unless told otherwise
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gridkit.errors import PlanError
-from gridkit.plans.ops import Op, table
 from gridkit.plans.plan import Arg, Dtype, Guard, Node, Plan, Ref
-from gridkit.plans.shapes import Meta
+from gridkit.plans.table.ops import Op, table
+from gridkit.plans.table.shapes import Meta
 
 DEFAULT_BUDGET = 4 << 30
 """Bytes that the values of one run may take together, inputs and constants included."""

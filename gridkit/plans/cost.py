@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gridkit.plans.check import DEFAULT_BUDGET, Value, shapes_of
-from gridkit.plans.ops import Op
 from gridkit.plans.plan import Plan
-from gridkit.plans.shapes import Meta
+from gridkit.plans.table.ops import Op
+from gridkit.plans.table.shapes import Meta
 
 Kind = Literal[
     "matrix products",

@@ -13,9 +13,9 @@ from functools import cached_property
 from gridkit.errors import UsageError
 from gridkit.plans.check import dry_run, guard_text
 from gridkit.plans.cost import Cost, Kind, costs, kind_of
-from gridkit.plans.ops import table
 from gridkit.plans.plan import Arg, InputRole, Plan
-from gridkit.plans.shapes import Meta
+from gridkit.plans.table.ops import table
+from gridkit.plans.table.shapes import Meta
 from gridkit.wire.tensors import TensorSpec
 
 MAX_LINES = 20

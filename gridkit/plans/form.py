@@ -26,9 +26,9 @@ import numpy as np
 
 from gridkit.errors import PlanError
 from gridkit.plans.check import check_forwards
-from gridkit.plans.ops import REQUIRED, Op, Param, table
 from gridkit.plans.plan import Arg, Dtype, Guard, Input, Node, Output, Plan, Ref
-from gridkit.plans.shapes import ITEM_SIZES
+from gridkit.plans.table.ops import REQUIRED, Op, Param, table
+from gridkit.plans.table.shapes import ITEM_SIZES
 
 MAGIC = b"GKP1"
 MAX_HEADER = 8 << 20

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from gridkit.errors import PlanError, UsageError
-from gridkit.plans.build import Given, build
-from gridkit.plans.kernels import torch_dtype
+from gridkit.plans.engines.kernels import torch_dtype
 from gridkit.plans.plan import Plan, Size
-from gridkit.plans.shapes import ITEM_SIZES
-from gridkit.plans.trace import Spec
+from gridkit.plans.table.shapes import ITEM_SIZES
+from gridkit.plans.tracing.build import Given, build
+from gridkit.plans.tracing.trace import Spec
 
 _BATCH = 11
 """The size of "B" while a function is traced: a number that no dimension is likely to have."""

@@ -158,7 +158,7 @@ class Plan:
             PlanError: an input has the wrong shape or dtype, the batch size breaks a guard, the plan needs more
                 memory than allowed, or an operation fails; the message names which.
         """
-        from gridkit.plans.engine_torch import run
+        from gridkit.plans.engines.pytorch import run
 
         return run(self, inputs)
 

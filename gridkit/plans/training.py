@@ -11,12 +11,12 @@ import torch
 from torch.func import functional_call
 
 from gridkit.errors import PlanError, UsageError
-from gridkit.plans.build import Given, build
 from gridkit.plans.optim import Optimizer
 from gridkit.plans.plan import Plan
-from gridkit.plans.shapes import ITEM_SIZES
-from gridkit.plans.trace import Spec
-from gridkit.plans.weighting import Loss, check_loss, weighted
+from gridkit.plans.table.shapes import ITEM_SIZES
+from gridkit.plans.tracing.build import Given, build
+from gridkit.plans.tracing.trace import Spec
+from gridkit.plans.tracing.weighting import Loss, check_loss, weighted
 
 _PROBE = 11
 """Samples on which the loss is tried: a number that no dimension of a model is likely to have."""

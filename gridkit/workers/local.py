@@ -19,11 +19,11 @@ import torch
 
 from gridkit.errors import PlanError, UsageError
 from gridkit.plans.check import Value, bound, check_training, dry_run
-from gridkit.plans.engine_torch import program
-from gridkit.plans.kernels import torch_dtype
-from gridkit.plans.ops import table
+from gridkit.plans.engines.kernels import torch_dtype
+from gridkit.plans.engines.pytorch import program
 from gridkit.plans.plan import Input, Plan, Ref
-from gridkit.plans.shapes import Meta
+from gridkit.plans.table.ops import table
+from gridkit.plans.table.shapes import Meta
 
 _training = threading.RLock()
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gridkit.plans.engine_torch import program
+from gridkit.plans.engines.pytorch import program
 from gridkit.plans.optim import SGD
 from gridkit.plans.plan import Plan
 from gridkit.plans.training import training_plan

@@ -24,10 +24,10 @@ from torch import nn
 import gridkit as gk
 from gridkit.errors import PlanError
 from gridkit.plans.check import dry_run
-from gridkit.plans.engine_torch import program
-from gridkit.plans.ops import table
+from gridkit.plans.engines.pytorch import program
 from gridkit.plans.plan import Plan
-from gridkit.plans.shapes import ITEM_SIZES
+from gridkit.plans.table.ops import table
+from gridkit.plans.table.shapes import ITEM_SIZES
 from tests.plans.layers import ATTENTION, BATCH_NORM, DROPOUT, EMBEDDING
 from tests.plans.plans import cnn
 

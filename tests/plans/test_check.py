@@ -8,9 +8,9 @@ import torch
 
 from gridkit.errors import PlanError
 from gridkit.plans.check import check_guards, dry_run, guard_text, last_uses, shapes_of
-from gridkit.plans.ops import table
 from gridkit.plans.plan import Guard, Input, Node, Output, Plan, Ref
-from gridkit.plans.shapes import Meta
+from gridkit.plans.table.ops import table
+from gridkit.plans.table.shapes import Meta
 
 X = Input(0, "x", "x", "float32", ("B", 3))
 

@@ -11,12 +11,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from gridkit.errors import PlanError
-from gridkit.plans import shapes
-from gridkit.plans import shapes_layers as layers
 from gridkit.plans.cost import _ROWS, Cost, costs, kind_of
-from gridkit.plans.ops import table
 from gridkit.plans.optim import SGD
 from gridkit.plans.plan import Arg, Input, Node, Output, Plan, Ref
+from gridkit.plans.table import shapes
+from gridkit.plans.table import shapes_layers as layers
+from gridkit.plans.table.ops import table
 from gridkit.plans.training import training_plan
 from tests.plans.plans import MODELS, SHAPES, batch, cnn, traced
 

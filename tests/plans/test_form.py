@@ -86,8 +86,8 @@ def test_single_values_and_special_numbers_survive() -> None:
 
 def test_needs_no_torch() -> None:
     code = (
-        "import sys, gridkit.plans.form, gridkit.plans.plan, gridkit.plans.ops, gridkit.plans.check\n"
-        "gridkit.plans.ops.table()\n"
+        "import sys, gridkit.plans.form, gridkit.plans.plan, gridkit.plans.table.ops, gridkit.plans.check\n"
+        "gridkit.plans.table.ops.table()\n"
         "plan = gridkit.plans.plan.Plan.from_bytes(sys.stdin.buffer.read())\n"
         "gridkit.plans.check.dry_run(plan, 4)\n"
         "print('torch' in sys.modules)"

@@ -16,7 +16,7 @@ from torch import nn
 
 from gridkit.errors import PlanError, UsageError
 from gridkit.plans.check import dry_run
-from gridkit.plans.engine_torch import program
+from gridkit.plans.engines.pytorch import program
 from gridkit.plans.optim import SGD, Adam, AdamW
 from gridkit.plans.plan import Plan
 from gridkit.plans.training import training_plan

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from gridkit.errors import PlanError
-from gridkit.plans.engine_torch import program
-from gridkit.plans.generated import generate
-from gridkit.plans.ops import table
+from gridkit.plans.engines.generated import generate
+from gridkit.plans.engines.pytorch import program
 from gridkit.plans.plan import Arg, Dtype, Input, Node, Output, Plan, Ref
+from gridkit.plans.table.ops import table
 from tests.plans.plans import traced
 
 X = Input(0, "x", "x", "float32", ("B",))
@@ -68,7 +68,7 @@ def test_no_builtins_within_reach() -> None:
 
 
 def test_literals_of_every_kind_arrive_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gridkit.plans import kernels
+    from gridkit.plans.engines import kernels
 
     seen: list[Any] = []
 
@@ -111,7 +111,7 @@ def test_lists_of_values_some_results_and_constants() -> None:
 
 
 def test_torch_may_warn_and_import_inside(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gridkit.plans import kernels
+    from gridkit.plans.engines import kernels
 
     def noisy(x: torch.Tensor) -> torch.Tensor:
         warnings.warn("careful", UserWarning, stacklevel=2)

@@ -9,9 +9,9 @@ import torch
 
 from gridkit.plans.check import dry_run, holds
 from gridkit.plans.plan import Input, Output, Plan
-from gridkit.plans.simplify import Trace, at_size
-from gridkit.plans.sizes import FixedBatch
-from gridkit.plans.trace import Spec, trace
+from gridkit.plans.tracing.simplify import Trace, at_size
+from gridkit.plans.tracing.sizes import FixedBatch
+from gridkit.plans.tracing.trace import Spec, trace
 
 Given = tuple[str, Any, Spec | float]
 """An input: its name, its role, and what it is."""

@@ -5,7 +5,7 @@ torch checks in each of these kernels, at run time, that an index lies inside; w
 
 from __future__ import annotations
 
-from gridkit.plans.shapes import Args, Meta, axis_of, need, sized, text_of
+from gridkit.plans.table.shapes import Args, Meta, axis_of, need, sized, text_of
 
 
 def _whole(index: Meta) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from gridkit.cells import name_of
 
-_TORCH, _HERE = str(Path(torch.__file__).parent), str(Path(__file__).parent)
+_TORCH, _HERE = str(Path(torch.__file__).parent), str(Path(__file__).parents[1])
 
 Place = tuple[str, int]
 """A file and a line number."""

@@ -11,9 +11,9 @@ from torch._guards import ShapeGuard
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from gridkit.errors import PlanError
-from gridkit.plans import source
 from gridkit.plans.check import holds
 from gridkit.plans.plan import Arg, Guard, Ref, Size
+from gridkit.plans.tracing import source
 
 # sympy's and torch's classes for arithmetic on sizes, by name, with our operation
 _ARITHMETIC = {

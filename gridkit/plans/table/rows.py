@@ -1,9 +1,9 @@
-"""Rows of the op table for elements, views, new tensors and numbers; `gridkit.plans.ops` says how a row is read."""
+"""Rows of the op table for elements, views, new tensors and numbers; `table.ops` says how a row is read."""
 
 from __future__ import annotations
 
-from gridkit.plans import shapes
-from gridkit.plans.shapes import Rule
+from gridkit.plans.table import shapes
+from gridkit.plans.table.shapes import Rule
 
 ROWS: tuple[tuple[Rule, str], ...] = (
     (shapes.transpose_2d, "aten.t.default(Tensor(a) self) -> Tensor(a)"),

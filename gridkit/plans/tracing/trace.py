@@ -20,14 +20,14 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gridkit.errors import PlanError
-from gridkit.plans import source
 from gridkit.plans.form import MAX_NODES
-from gridkit.plans.ops import Op, table
-from gridkit.plans.overrides import OVERRIDES, UNWRITTEN
 from gridkit.plans.plan import Arg, Dtype, Node, Ref, Size
-from gridkit.plans.recurrent import Rewritten
-from gridkit.plans.simplify import Trace, simplified
-from gridkit.plans.sizes import Sizes
+from gridkit.plans.table.ops import Op, table
+from gridkit.plans.tracing import source
+from gridkit.plans.tracing.overrides import OVERRIDES, UNWRITTEN
+from gridkit.plans.tracing.recurrent import Rewritten
+from gridkit.plans.tracing.simplify import Trace, simplified
+from gridkit.plans.tracing.sizes import Sizes
 
 MAX_CONSTANT = 4096
 """Bytes of a tensor that code may capture without naming it: a table of class weights passes, a data set doesn't."""
@@ -343,7 +343,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return "call model.eval() first: a function's plan has no place for new running statistics"
         if in_place:
             return "use the form that returns a new tensor"
-        return "write it with other operations; those that a plan can hold stand in gridkit/plans/ops.py"
+        return "write it with other operations; those that a plan can hold stand in gridkit/plans/table"
 
     def _place(self, place: source.Place | None) -> str:
         module = f", in module {self.modules[-1]}" if self.modules else ""

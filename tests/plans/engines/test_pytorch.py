@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from gridkit.errors import PlanError
-from gridkit.plans import kernels
-from gridkit.plans.engine_torch import program
+from gridkit.plans.engines import kernels
+from gridkit.plans.engines.pytorch import program
 from gridkit.plans.plan import Input, Node, Output, Plan, Ref
 from tests.plans.plans import MODELS, SHAPES, batch, mlp, start, traced
 
@@ -127,7 +127,7 @@ def test_a_program_is_made_once() -> None:
 
 
 def test_every_function_named_here_is_in_the_table() -> None:
-    from gridkit.plans.ops import table
+    from gridkit.plans.table.ops import table
 
     assert set(kernels.DIRECT) | set(kernels.IN_PLACE) <= set(table())
     assert all(n in kernels.DIRECT for n in table() if n.startswith("py."))

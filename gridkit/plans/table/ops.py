@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 
-from gridkit.plans.rows import ROWS
-from gridkit.plans.rows_layers import LAYERS
-from gridkit.plans.shapes import Rule
+from gridkit.plans.table.rows import ROWS
+from gridkit.plans.table.rows_layers import LAYERS
+from gridkit.plans.table.shapes import Rule
 
 REQUIRED = object()
 

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gridkit.plans.engine_torch import program
-from gridkit.plans.fuse import _ALIASES, overwriting
-from gridkit.plans.kernels import IN_PLACE
-from gridkit.plans.ops import REQUIRED, table
+from gridkit.plans.engines.fuse import _ALIASES, overwriting
+from gridkit.plans.engines.kernels import IN_PLACE
+from gridkit.plans.engines.pytorch import program
 from gridkit.plans.optim import SGD, Adam, AdamW
 from gridkit.plans.plan import Arg, Input, Node, Output, Plan, Ref
+from gridkit.plans.table.ops import REQUIRED, table
 from gridkit.plans.training import training_plan
 from tests.plans.plans import MODELS, SHAPES, batch, mlp, start
-from tests.plans.test_ops import CASES, aten
+from tests.plans.table.test_ops import CASES, aten
 
 
 def test_a_form_in_place_gives_the_same_bits_and_its_first_argument() -> None:

@@ -25,10 +25,10 @@ import torch
 
 from gridkit.errors import PlanError
 from gridkit.plans.check import label, last_uses
-from gridkit.plans.fuse import overwriting
-from gridkit.plans.kernels import IN_PLACE, Function, function_of, has_reference, literal
-from gridkit.plans.ops import table
+from gridkit.plans.engines.fuse import overwriting
+from gridkit.plans.engines.kernels import IN_PLACE, Function, function_of, has_reference, literal
 from gridkit.plans.plan import Arg, Node, Plan, Ref
+from gridkit.plans.table.ops import table
 
 _FIRST_NODE = 3
 """The line of the first node; after it each node has a line of its own, so that a traceback's line names the node."""
@@ -62,7 +62,7 @@ class Generated:
 
 
 def generate(plan: Plan, donate: bool = False) -> Generated:
-    """Write and compile the function; `donate` as in `gridkit.plans.engine_torch.program`."""
+    """Write and compile the function; `donate` as in `gridkit.plans.engines.pytorch.program`."""
     writer = _Writer(plan)
     overwritten = overwriting(plan, donate)
     lines = ["def run(values):", f" [{', '.join(f'v{i.id}' for i in plan.inputs)}] = values"]

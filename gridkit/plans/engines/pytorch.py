@@ -1,8 +1,8 @@
 """Execute a plan with torch: the door, and the reference engine.
 
 The reference engine, an interpreter, turns a plan once into a list of steps, each a torch function with the places of
-its arguments, and takes them one after the other. The engine that is used by default (`gridkit.plans.generated`) has
-the same bits and less to do between the kernels. Both drop values at once that nobody needs any more.
+its arguments, and takes them one after the other. The engine that is used by default, `engines.generated`, has the same
+bits and less to do between the kernels. Both drop values at once that nobody needs any more.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 
 from gridkit.errors import PlanError
 from gridkit.plans.check import dry_run, label, last_uses
-from gridkit.plans.generated import generate
-from gridkit.plans.kernels import function_of, has_reference, literal, torch_dtype
+from gridkit.plans.engines.generated import generate
+from gridkit.plans.engines.kernels import function_of, has_reference, literal, torch_dtype
 from gridkit.plans.plan import Arg, Plan, Ref
 
 Engine = Callable[[Sequence[Any]], list[Any]]

@@ -15,7 +15,7 @@ import torch
 from gridkit.errors import PlanError
 
 if TYPE_CHECKING:
-    from gridkit.plans.trace import Recorder
+    from gridkit.plans.tracing.trace import Recorder
 
 _aten = torch.ops.aten
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gridkit.plans.check import references
-from gridkit.plans.ops import table
 from gridkit.plans.plan import Arg, Guard, Node, Ref, Size
+from gridkit.plans.table.ops import table
 
 _LAST = (1 << 63) - 1
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from gridkit.errors import PlanError
 from gridkit.plans.check import shapes_of
-from gridkit.plans.engine_torch import program
-from gridkit.plans.ops import parse, table
+from gridkit.plans.engines.pytorch import program
 from gridkit.plans.plan import Arg, Dtype, Input, Node, Output, Plan, Ref
-from gridkit.plans.shapes import Meta, same
+from gridkit.plans.table.ops import parse, table
+from gridkit.plans.table.shapes import Meta, same
 from tests.plans.cases import CASES, f
 
 ROWS = table()

@@ -1,9 +1,9 @@
-"""Rows of the op table for what layers are made of; `gridkit.plans.ops` says how a row is read."""
+"""Rows of the op table for what layers are made of; `gridkit.plans.table.ops` says how a row is read."""
 
 from __future__ import annotations
 
-from gridkit.plans import shapes_index, shapes_layers
-from gridkit.plans.shapes import Rule
+from gridkit.plans.table import shapes_index, shapes_layers
+from gridkit.plans.table.shapes import Rule
 
 LAYERS: tuple[tuple[Rule, str], ...] = (
     (

@@ -1,13 +1,13 @@
 """Shape and dtype rules of what layers are made of: products, convolutions, pooling, norms, softmax, losses.
 
-The other rules, and what a rule is, stand in `gridkit.plans.shapes`.
+The other rules, and what a rule is, stand in `gridkit.plans.table.shapes`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gridkit.plans.shapes import (
+from gridkit.plans.table.shapes import (
     Args,
     Meta,
     axes_of,

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from gridkit.errors import PlanError
-from gridkit.plans.engine_torch import program
-from gridkit.plans.kernels import function_of
+from gridkit.plans.engines.kernels import function_of
+from gridkit.plans.engines.pytorch import program
 from tests.plans.cases import CASES
-from tests.plans.test_ops import one_node
+from tests.plans.table.test_ops import one_node
 
 Q = torch.randn(2, 2, 3, 4)
 FORWARD = "aten._scaled_dot_product_flash_attention_for_cpu.default"

@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from gridkit.plans.check import bound, references
-from gridkit.plans.kernels import IN_PLACE
-from gridkit.plans.ops import Op, table
+from gridkit.plans.engines.kernels import IN_PLACE
 from gridkit.plans.plan import Arg, Dtype, Input, Node, Plan, Ref
-from gridkit.plans.shapes import Meta, ShapeError, kind_of
+from gridkit.plans.table.ops import Op, table
+from gridkit.plans.table.shapes import Meta, ShapeError, kind_of
 
 _ELEMENTWISE = IN_PLACE.keys() | {
     "aten._to_copy.default",

@@ -1,0 +1,1 @@
+"""The operations that a plan may hold: schemas and shape rules, without torch."""

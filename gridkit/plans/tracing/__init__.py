@@ -1,0 +1,1 @@
+"""From PyTorch code to a plan's operations."""
