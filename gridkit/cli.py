@@ -44,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     node.add_argument("--open", action="store_true", help="welcome anonymous clients of the old protocols (loopback)")
     node.add_argument("--allow-origin", action="append", default=[], metavar="URL", help="pages that may use the node")
     node.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="further names of the node")
+    targets = "what the node may call by itself: HOST, HOST:PORT or a network (10.0.0.0/8); nothing by default"
+    node.add_argument("--allow-target", action="append", default=[], metavar="TARGET", help=targets)
     node.add_argument("--certfile", help="TLS certificate (PEM)")
     node.add_argument("--keyfile", help="TLS key (PEM)")
     node.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
@@ -85,6 +87,7 @@ def _node(options: argparse.Namespace) -> int:
         open=options.open,
         allow_origins=tuple(options.allow_origin),
         allow_hosts=tuple(options.allow_host),
+        allow_targets=tuple(options.allow_target),
         certfile=options.certfile,
         keyfile=options.keyfile,
     )

@@ -45,6 +45,9 @@ class ErrorCode(enum.StrEnum):
     NO_ROOM = "NO_ROOM"
     BUSY = "BUSY"
     INTERNAL = "INTERNAL"
+    # calls that a node makes
+    TARGET_REFUSED = "TARGET_REFUSED"
+    TARGET_FAILED = "TARGET_FAILED"
     # payloads
     MALFORMED = "MALFORMED"
     UNSAFE_FORMAT = "UNSAFE_FORMAT"

@@ -47,6 +47,7 @@ class NodeSettings:
         token: the owner's token, at least 16 characters; None keeps the one in `data`, or makes one.
         open: anonymous clients of the old protocols are welcome (loopback only).
         allow_origins, allow_hosts: further values of the Origin and Host headers.
+        allow_targets: what the node may call by itself: host names, with or without a port, and networks.
     """
 
     host: str = "127.0.0.1"
@@ -58,6 +59,7 @@ class NodeSettings:
     open: bool = False
     allow_origins: tuple[str, ...] = ()
     allow_hosts: tuple[str, ...] = ()
+    allow_targets: tuple[str, ...] = ()
     certfile: str | None = None
     keyfile: str | None = None
     limits: Limits = field(default_factory=Limits)
@@ -72,6 +74,11 @@ class NodeSettings:
             )
         if bool(self.certfile) != bool(self.keyfile):
             raise UsageError("TLS needs both a certificate and a key", "give --certfile and --keyfile")
+        if self.allow_targets:  # a wrong one is told at the start; httpx takes its time to be imported
+            from gridkit.node.targets import Rule
+
+            for text in self.allow_targets:
+                Rule.read(text)
 
     @property
     def loopback(self) -> bool:
