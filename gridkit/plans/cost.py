@@ -96,12 +96,12 @@ def kind_of(op: Op) -> Kind:
 
 def _row(op: Op) -> tuple[Kind, Count]:
     packet = op.name.split(".")[1]
+    if op.name.startswith("py.") or packet == "sym_size":
+        return "numbers", _nothing
     if packet in _ROWS:
         return _ROWS[packet]
     if op.is_view:
         return "views", _nothing
-    if op.name.startswith("py.") or packet == "sym_size":
-        return "numbers", _nothing
     return "element by element", _largest(1)
 
 

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from gridkit.errors import PlanError
 from gridkit.plans.cost import _ROWS, Cost, costs, kind_of
-from gridkit.plans.optim import SGD
+from gridkit.plans.optim import SGD, Adam, AdamW
 from gridkit.plans.plan import Arg, Input, Node, Output, Plan, Ref
 from gridkit.plans.table import shapes
 from gridkit.plans.table import shapes_layers as layers
@@ -124,6 +124,13 @@ def test_a_sum_with_a_factor_is_a_multiply_add() -> None:
     node = Node("aten.add.Tensor", (Ref(0), Ref(1)), (("alpha", -0.1),), (2,))
     (found,) = costs(Plan("one", inputs, (Output(2, "loss", "loss"),), (node,)), 1)
     assert found.flops == 2 * 20
+
+
+@pytest.mark.parametrize("optimizer", [SGD(0.1, 0.9, 0.01, True), Adam(0.1, weight_decay=0.1), AdamW(0.1)], ids=repr)
+def test_numbers_cost_nothing_whatever_they_are_called(optimizer: SGD | Adam | AdamW) -> None:
+    plan = training_plan(nn.Linear(12, 5), F.cross_entropy, optimizer, batch(8))
+    numbers = [cost for cost in costs(plan, 8) if cost.op.startswith("py.")]
+    assert numbers and all(cost.flops == 0 and cost.kind == "numbers" for cost in numbers)
 
 
 def test_bytes_read_and_written_and_alive() -> None:

@@ -108,6 +108,12 @@ def test_steps_have_the_bits_of_eager_training(name: str, sizes: list[int], seed
     check(name, sizes, seed)
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_what_a_step_costs_can_be_told(name: str) -> None:
+    explained = traced(name).explain(batch=8)
+    assert explained.flops > 0 and explained.peak_memory > 0
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_batch_size_up_to_65(name: str) -> None:
