@@ -3,6 +3,7 @@ the very same model as an undisturbed one."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
