@@ -121,9 +121,10 @@ class RunSnapshot:
         return table(WORKER_COLUMNS[:shown], rows, caption=self.standing)
 
     def status_line(self, note: str = "") -> Html:
-        """What a screen reader says when it changes; `note` is the panel's own last word."""
+        """How things are; `note` is the panel's own last word. A screen reader says it when there is a note, and at the
+        end; numbers that change several times a second would leave nobody in peace."""
         lines = [f"{self.title}: {self.line}", *self.error.splitlines(), *note.splitlines()]
-        return tag("div", _lines(lines), role="status", aria_live="polite")
+        return tag("div", _lines(lines), role="status", aria_live="polite" if note or self.done else "off")
 
     def card(self) -> Html:
         """The facts of `line`, a row each."""

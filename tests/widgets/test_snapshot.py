@@ -171,9 +171,12 @@ def test_hostile_names_are_inert_and_shown() -> None:
         assert not [name for name, _ in read.attributes if name.startswith("on")]
 
 
-def test_the_status_line_is_announced() -> None:
-    read = Reader(made(Source()).snapshot().status_line("asked to stop"))
+def test_notes_and_the_end_are_announced_and_the_numbers_between_are_not() -> None:
+    running = made(Source()).snapshot()
+    read = Reader(running.status_line("asked to stop"))
     assert dict(read.attributes) == {"role": "status", "aria-live": "polite"}
+    assert ("aria-live", "off") in Reader(running.status_line()).attributes
+    assert ("aria-live", "polite") in Reader(dataclasses.replace(running, done=True).status_line()).attributes
     assert read.text == "digits 1.0: running, 0 of 2 roundsasked to stop" and read.tags == ["div", "br"]
 
 
