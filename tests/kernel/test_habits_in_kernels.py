@@ -31,7 +31,7 @@ def train(name, rounds=2, **more):
 """
 
 
-@pytest.fixture(scope="module", params=[7, 6], ids="ipykernel {}".format)
+@pytest.fixture(scope="module", params=[7, pytest.param(6, marks=pytest.mark.soak)], ids="ipykernel {}".format)
 def kernel(request: pytest.FixtureRequest) -> Iterator[Kernel]:
     started = Kernel(request.param)
     try:

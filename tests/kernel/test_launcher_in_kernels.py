@@ -13,7 +13,7 @@ from tests.kernel.test_habits_in_kernels import COUNT, SETUP
 pytestmark = pytest.mark.kernel
 
 
-@pytest.fixture(scope="module", params=[7, 6], ids="ipykernel {}".format)
+@pytest.fixture(scope="module", params=[7, pytest.param(6, marks=pytest.mark.soak)], ids="ipykernel {}".format)
 def kernel(request: pytest.FixtureRequest) -> Iterator[Kernel]:
     started = Kernel(request.param)
     try:

@@ -143,6 +143,7 @@ def test_only_what_changed_is_sent(panel: Panel, wire: Wire) -> None:
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.soak  # tests/browser has the same with a real front-end
 def test_300_updates_a_second_for_10_s_are_few_paints_and_less_than_a_megabyte(
     wire: Wire, record_property: Any
 ) -> None:
