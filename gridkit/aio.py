@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
 
+from gridkit.cells import ShortDir
 from gridkit.client.job import Cycle, JobClient
 from gridkit.client.link import Link
 from gridkit.client.node import Hosted, NodeClient
@@ -43,7 +44,7 @@ PATIENCE = 30.0
 """seconds for which a session waits for a node that doesn't answer, such as one that is being started again"""
 
 
-class SessionCore(Generic[RunT]):
+class SessionCore(ShortDir, Generic[RunT]):
     """What a person holds in a notebook: one node, the trainings on it, and the worker processes of this session.
 
     Made by `launch` or `connect`; an async context manager.
@@ -63,9 +64,6 @@ class SessionCore(Generic[RunT]):
 
     def __repr__(self) -> str:
         return f"Session({self.url!r}, {', '.join(str(fact) for fact in self.facts().values())})"
-
-    def __dir__(self) -> list[str]:
-        return [name for name in super().__dir__() if not name.startswith("_")]
 
     def facts(self) -> dict[str, object]:
         """What is known of session and node without asking anybody."""

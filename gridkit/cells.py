@@ -27,6 +27,13 @@ class Closable(Protocol):
     def close(self) -> None: ...
 
 
+class ShortDir:
+    """Completion offers what is public, and nothing else."""
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if not name.startswith("_")]
+
+
 @dataclass
 class _Made:
     """What one execution of a cell made. Held weakly: what nobody else holds is gone anyway."""

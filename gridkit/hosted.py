@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from gridkit.cells import ShortDir
 from gridkit.client.node import NodeClient
 from gridkit.errors import NodeUnreachable
 from gridkit.run import RunBase, RunSource
@@ -18,7 +19,7 @@ T = TypeVar("T")
 Spawn = Callable[[Coroutine[Any, Any, Any]], None]
 
 
-class HostedTraining(Generic[RunT]):
+class HostedTraining(ShortDir, Generic[RunT]):
     """A training hosted for workers that come by themselves.
 
     Attributes:
@@ -47,9 +48,6 @@ class HostedTraining(Generic[RunT]):
             facts,
             details("How to join", how, tag("pre", self.command)),
         )
-
-    def __dir__(self) -> list[str]:
-        return [name for name in super().__dir__() if not name.startswith("_")]
 
     @property
     def _progress(self) -> str:

@@ -61,7 +61,7 @@ class RunSource(Protocol):
         ...
 
 
-class RunBase:
+class RunBase(cells.ShortDir):
     """What both faces share. Made by `train`, `simulate`, `host_training` and `grid.runs`.
 
     Attributes:
@@ -129,9 +129,6 @@ class RunBase:
 
     def _repr_html_(self) -> str:
         return self.snapshot().card()
-
-    def __dir__(self) -> list[str]:
-        return [name for name in super().__dir__() if not name.startswith("_")]
 
     @property
     def metrics(self) -> pd.DataFrame:

@@ -42,7 +42,7 @@ class _Core(aio.SessionCore[Run]):
         return self._runs.get((entries[-1]["name"], entries[-1]["version"])) or await self._known(entries[-1])
 
 
-class Runs(Mapping[tuple[str, str], Run]):
+class Runs(cells.ShortDir, Mapping[tuple[str, str], Run]):
     """The trainings on a node: ``grid.runs["digits", "1.0"]`` is a Run, also after a kernel restart."""
 
     def __init__(self, core: _Core) -> None:
@@ -70,9 +70,6 @@ class Runs(Mapping[tuple[str, str], Run]):
         title = f"Runs on {self._core.url}: {len(self._core._seen)} seen"
         return card(title, {}, table(("name", "version"), list(self._core._seen)))
 
-    def __dir__(self) -> list[str]:
-        return [name for name in super().__dir__() if not name.startswith("_")]
-
     def _ipython_key_completions_(self) -> list[tuple[str, str]]:
         return list(self._core._seen)  # completion makes no call
 
@@ -85,7 +82,7 @@ class Runs(Mapping[tuple[str, str], Run]):
         return pd.DataFrame([{key: entry[key] for key in columns} for entry in entries], columns=columns)
 
 
-class Session:
+class Session(cells.ShortDir):
     """What a person holds in a notebook. Made by `launch` or `connect`; a context manager.
 
     It is closed by `close`, by running the cell that made it again, and when nobody holds it or a Run of it any more.
@@ -106,9 +103,6 @@ class Session:
 
     def _repr_html_(self) -> str:
         return self._core._repr_html_()
-
-    def __dir__(self) -> list[str]:
-        return [name for name in super().__dir__() if not name.startswith("_")]
 
     def __enter__(self) -> Session:
         return self

@@ -425,7 +425,10 @@ def test_workers_from_the_command_line_one_of_them_killed(grid: gk.Session, tmp_
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
     def enrolled(count: int) -> Any:
-        return wait_for(lambda: len({*process.run.history.at_work.values()}) >= count, what=f"{count} workers")
+        def at_work() -> int:
+            return sum(worker["state"] == "training" for worker in process.run.history.workers.values())
+
+        return wait_for(lambda: at_work() >= count, what=f"{count} workers")
 
     first = start(0)
     wait_for(lambda: process.run.history.reports, what="the first report")

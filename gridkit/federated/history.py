@@ -193,12 +193,6 @@ class History:
         nothing = {"since": None, "samples": None, "seconds": math.nan, "verdict": "", "message": ""}
         self.workers[slot] = {"worker": worker, "state": state, **nothing, **known}
 
-    @property
-    def at_work(self) -> dict[int, str]:
-        """The workers of the open round that haven't reported, by slot."""
-        training = Standing.TRAINING
-        return {slot: worker["worker"] for slot, worker in self.workers.items() if worker["state"] is training}
-
     def failures(self, round: int) -> list[Row]:
         """The reports of a round that don't count."""
         return [row for row in self.reports if row["round"] == round and row["verdict"] != "accepted"]
