@@ -19,8 +19,9 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from gridkit.errors import UsageError
-from gridkit.node.guard import Guard, Tokens
+from gridkit.node.guard import Guard
 from gridkit.node.protocol import GridkitWebSocket
+from gridkit.node.rights import Access
 from gridkit.node.rounds import Rounds
 from gridkit.node.routes import events, http, model_centric
 from gridkit.node.routes import socket as socket_routes
@@ -28,15 +29,16 @@ from gridkit.node.service import Service
 from gridkit.node.settings import NodeSettings, kept_secret
 from gridkit.node.store.blobs import Blobs
 from gridkit.node.store.database import Database
+from gridkit.node.trainings import Trainings
 
 
 def build(settings: NodeSettings) -> tuple[Starlette, Service]:
     """The ASGI app over its service. Nothing is started yet."""
     owner = kept_secret(settings.data / "token", settings.token)
-    tokens = Tokens(owner, kept_secret(settings.data / "secret"), open=settings.open)
+    access = Access(owner, kept_secret(settings.data / "secret"), open=settings.open)
     database = Database(settings.database or f"sqlite:///{settings.data / 'grid.db'}")
     blobs = Blobs(settings.blobs or str(settings.data / "blobs"))
-    service = Service(Rounds(database, blobs), tokens)
+    service = Service(access, Trainings(Rounds(database, blobs), access))
     app = Starlette(
         routes=[*model_centric.ROUTES, *events.ROUTES, *socket_routes.ROUTES],
         middleware=[Middleware(Guard, settings=settings)],
@@ -65,7 +67,7 @@ class Server(uvicorn.Server):
         yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._service.rounds.wind_down()
+        self._service.trainings.rounds.wind_down()
         await super().shutdown(sockets)
 
 
@@ -107,9 +109,9 @@ async def _serve(settings: NodeSettings, with_parent: bool) -> None:
         ssl_keyfile=settings.keyfile,
     )
     listening = _listen(settings)
-    service.rounds.db.start()
+    service.trainings.rounds.db.start()
     try:
-        await service.rounds.start()
+        await service.trainings.rounds.start()
         server = Server(config, service)
         if with_parent:
             threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
@@ -117,8 +119,8 @@ async def _serve(settings: NodeSettings, with_parent: bool) -> None:
         await server.serve(sockets=[listening])
         await announcement
     finally:
-        await service.rounds.close()
-        await asyncio.to_thread(service.rounds.db.close)
+        await service.trainings.rounds.close()
+        await asyncio.to_thread(service.trainings.rounds.db.close)
         listening.close()
 
 

@@ -21,8 +21,9 @@ from gridkit.errors import ErrorCode, NodeError, NotFoundError
 from gridkit.federated import cycle, history
 from gridkit.federated.aggregate import aggregate
 from gridkit.node.failpoint import failpoint
-from gridkit.node.store import database as db
+from gridkit.node.store import tables as db
 from gridkit.node.store.blobs import Blobs, Draft
+from gridkit.node.store.database import Database
 from gridkit.wire.state import StateReader, pack_stream
 from gridkit.wire.tensors import TensorSpec
 
@@ -91,7 +92,7 @@ def _referenced(c: sa.Connection) -> set[str]:
 class Rounds:
     """All cycles of one node. `clock` gives the time of events; `news` wakes whoever waits for a change."""
 
-    def __init__(self, database: db.Database, blobs: Blobs) -> None:
+    def __init__(self, database: Database, blobs: Blobs) -> None:
         self.db = database
         self.blobs = blobs
         self.clock = Clock()

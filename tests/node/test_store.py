@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from gridkit.node.store import database as db
+from gridkit.node.store import tables as db
 from gridkit.node.store.blobs import DRAFT, Blobs
 from gridkit.node.store.database import Database
 

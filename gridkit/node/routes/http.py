@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, BinaryIO
 
@@ -14,9 +14,11 @@ from starlette.concurrency import iterate_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
 
 from gridkit.errors import ErrorCode, GridkitError, LimitError, NodeError
-from gridkit.node.guard import Principal, error_body
+from gridkit.node.guard import error_body
+from gridkit.node.rights import RULES, Principal
 from gridkit.node.service import Service
 from gridkit.node.settings import Limits
 from gridkit.node.store.blobs import Draft
@@ -59,7 +61,25 @@ def limits_of(request: Request) -> Limits:
 
 
 def principal_of(request: Request) -> Principal:
-    return service_of(request).tokens.of_headers(request.scope["headers"])
+    """Who asks; `route` has found out."""
+    principal = request.state.principal
+    assert isinstance(principal, Principal)
+    return principal
+
+
+def route(
+    path: str, endpoint: Callable[[Request], Awaitable[Response]], operation: str, methods: Sequence[str] = ("GET",)
+) -> Route:
+    """A route for who has the right to `operation` (see `RULES`); the rest is refused before the body is read."""
+    assert operation in RULES
+
+    async def guarded(request: Request) -> Response:
+        access = service_of(request).access
+        request.state.principal = await access.of_headers(request.scope["headers"])
+        access.allow(request.state.principal, operation)
+        return await endpoint(request)
+
+    return Route(path, guarded, methods=list(methods), name=operation)
 
 
 async def body(request: Request, limit: int) -> bytes:

@@ -8,11 +8,10 @@ from typing import Any
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from gridkit.errors import ErrorCode, NodeError
 from gridkit.node import messages
-from gridkit.node.guard import Principal
+from gridkit.node.rights import Principal
 from gridkit.node.routes.http import (
     answer,
     body,
@@ -22,18 +21,22 @@ from gridkit.node.routes.http import (
     limits_of,
     needed,
     principal_of,
+    route,
     service_of,
 )
-from gridkit.node.service import Service
+from gridkit.node.trainings import Trainings
 
 PREFIX = "/model-centric"
 MAX_PLANS = 16
 
 
+def trainings_of(request: Request) -> Trainings:
+    return service_of(request).trainings
+
+
 async def host_training(request: Request) -> Response:
     """Multipart: `config` (JSON: client_config, server_config, plans: [name, …]), `model`, `plan0`, `plan1`, …"""
-    service, principal = service_of(request), principal_of(request)
-    service.tokens.allow(principal, "host-training")
+    trainings, principal = trainings_of(request), principal_of(request)
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise NodeError("host-training takes multipart/form-data", code=ErrorCode.BAD_REQUEST, status=400)
     limits = limits_of(request)
@@ -48,7 +51,7 @@ async def host_training(request: Request) -> Response:
         plans = {
             name: await _part(form.get(f"plan{place}"), f"plan{place}", limits.plan) for place, name in enumerate(names)
         }
-        hosted = await service.host(
+        hosted = await trainings.host(
             principal, model.file, plans, _object(config, "client_config"), _object(config, "server_config")
         )
     return answer("model-centric/host-training", hosted)
@@ -76,24 +79,24 @@ def _object(config: dict[str, Any], name: str) -> dict[str, Any]:
 async def authenticate(request: Request) -> Response:
     principal = principal_of(request)
     wish = messages.parse(messages.Authenticate, await _json(request))
-    return answer("model-centric/authenticate", await service_of(request).authenticate(principal, wish))
+    return answer("model-centric/authenticate", await trainings_of(request).authenticate(principal, wish))
 
 
 async def cycle_request(request: Request) -> Response:
     principal = principal_of(request)
     wish = messages.parse(messages.CycleRequest, await _json(request))
-    return answer("model-centric/cycle-request", await service_of(request).request_cycle(principal, wish))
+    return answer("model-centric/cycle-request", await trainings_of(request).request_cycle(principal, wish))
 
 
 async def get_model(request: Request) -> Response:
     asked = (needed(request, name) for name in ("worker_id", "request_key", "model_id"))
-    return file_answer(await service_of(request).open_model(principal_of(request), *asked))
+    return file_answer(await trainings_of(request).open_model(principal_of(request), *asked))
 
 
 async def get_plan(request: Request) -> Response:
     query = request.query_params
     plan_id = needed(request, "plan_id")
-    file = await service_of(request).open_plan(
+    file = await trainings_of(request).open_plan(
         principal_of(request),
         query.get("worker_id"),
         query.get("request_key"),
@@ -107,28 +110,28 @@ async def report(request: Request) -> Response:
     """JSON with a base64 diff, or the diff as octets with the ids (and samples, loss) in the query."""
     if request.headers.get("content-type", "").startswith("application/octet-stream"):
         return await _binary_report(request)
-    service, principal, limits = service_of(request), principal_of(request), limits_of(request)
+    trainings, principal, limits = trainings_of(request), principal_of(request), limits_of(request)
     size = declared_size(request, limits.message)
     async with request.app.state.budget.take(2 * size):
         wish = messages.parse(messages.Report, messages.parse_json(await body(request, limits.message)))
-        return answer("model-centric/report", await take_report(service, principal, wish))
+        return answer("model-centric/report", await take_report(trainings, principal, wish))
 
 
-async def take_report(service: Service, principal: Principal, wish: messages.Report) -> dict[str, Any]:
+async def take_report(trainings: Trainings, principal: Principal, wish: messages.Report) -> dict[str, Any]:
     """A report whose diff came as text: over HTTP or over a socket."""
-    process, _ = await service.expect_report(principal, wish)
-    draft = service.draft()
+    process, _ = await trainings.expect_report(principal, wish)
+    draft = trainings.draft()
     try:
         if wish.error is None:
             diff = messages.from_base64(wish.diff or "")
             await asyncio.to_thread(draft.write, diff)
-        return await service.report(process, wish, draft)
+        return await trainings.report(process, wish, draft)
     finally:
         await asyncio.to_thread(draft.discard)
 
 
 async def _binary_report(request: Request) -> Response:
-    service, principal = service_of(request), principal_of(request)
+    trainings, principal = trainings_of(request), principal_of(request)
     query = request.query_params
     samples = query.get("samples")
     if samples is not None and not (samples.isdecimal() and len(samples) < 16):
@@ -143,38 +146,38 @@ async def _binary_report(request: Request) -> Response:
             "metrics": metrics,
         },
     )
-    process, limit = await service.expect_report(principal, wish)
+    process, limit = await trainings.expect_report(principal, wish)
     declared_size(request, limit)
-    draft = service.draft()
+    draft = trainings.draft()
     try:
         await body_to(request, draft, limit)
-        return answer("model-centric/report", await service.report(process, wish, draft))
+        return answer("model-centric/report", await trainings.report(process, wish, draft))
     finally:
         await asyncio.to_thread(draft.discard)
 
 
 async def retrieve_model(request: Request) -> Response:
     query = request.query_params
-    file, number = await service_of(request).open_checkpoint(
+    file, number = await trainings_of(request).open_checkpoint(
         principal_of(request), needed(request, "name"), query.get("version"), query.get("checkpoint", "latest")
     )
     return file_answer(file, {"x-gridkit-checkpoint": str(number)})
 
 
 async def processes(request: Request) -> Response:
-    return JSONResponse({"processes": await service_of(request).processes(principal_of(request))})
+    return JSONResponse({"processes": await trainings_of(request).processes(principal_of(request))})
 
 
 async def stop(request: Request) -> Response:
     principal = principal_of(request)
     wish = messages.parse(messages.Stop, await _json(request))
-    return answer("model-centric/stop", await service_of(request).stop(principal, wish))
+    return answer("model-centric/stop", await trainings_of(request).stop(principal, wish))
 
 
 async def worker_token(request: Request) -> Response:
     principal = principal_of(request)
     wish = messages.parse(messages.IssueToken, await _json(request))
-    token = await service_of(request).issue_token(principal, wish)
+    token = await trainings_of(request).issue_token(principal, wish)
     return answer("model-centric/worker-token", {"status": "success", "worker_token": token})
 
 
@@ -183,14 +186,14 @@ async def _json(request: Request) -> dict[str, Any]:
 
 
 ROUTES = [
-    Route(f"{PREFIX}/host-training", host_training, methods=["POST"]),
-    Route(f"{PREFIX}/authenticate", authenticate, methods=["POST"]),
-    Route(f"{PREFIX}/cycle-request", cycle_request, methods=["POST"]),
-    Route(f"{PREFIX}/get-model", get_model, methods=["GET"]),
-    Route(f"{PREFIX}/get-plan", get_plan, methods=["GET"]),
-    Route(f"{PREFIX}/report", report, methods=["POST"]),
-    Route(f"{PREFIX}/retrieve-model", retrieve_model, methods=["GET"]),
-    Route(f"{PREFIX}/processes", processes, methods=["GET"]),
-    Route(f"{PREFIX}/stop", stop, methods=["POST"]),
-    Route(f"{PREFIX}/worker-token", worker_token, methods=["POST"]),
+    route(f"{PREFIX}/host-training", host_training, "host-training", ["POST"]),
+    route(f"{PREFIX}/authenticate", authenticate, "authenticate", ["POST"]),
+    route(f"{PREFIX}/cycle-request", cycle_request, "work", ["POST"]),
+    route(f"{PREFIX}/get-model", get_model, "work"),
+    route(f"{PREFIX}/get-plan", get_plan, "work"),
+    route(f"{PREFIX}/report", report, "work", ["POST"]),
+    route(f"{PREFIX}/retrieve-model", retrieve_model, "retrieve-model"),
+    route(f"{PREFIX}/processes", processes, "observe"),
+    route(f"{PREFIX}/stop", stop, "stop", ["POST"]),
+    route(f"{PREFIX}/worker-token", worker_token, "issue-token", ["POST"]),
 ]

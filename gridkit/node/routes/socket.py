@@ -18,7 +18,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gridkit.errors import ErrorCode, GridkitError, LimitError, NodeError
 from gridkit.node import messages
-from gridkit.node.guard import Principal, Role, error_body
+from gridkit.node.guard import error_body
+from gridkit.node.rights import Principal, Role
 from gridkit.node.routes.http import store_error
 from gridkit.node.routes.model_centric import take_report
 from gridkit.node.service import Service
@@ -27,11 +28,11 @@ from gridkit.node.service import Service
 class Connection:
     """One open socket: who it is, and how large its messages may be."""
 
-    def __init__(self, socket: WebSocket) -> None:
+    def __init__(self, socket: WebSocket, principal: Principal) -> None:
         self.socket = socket
         self.service: Service = socket.app.state.service
-        self.principal: Principal = self.service.tokens.of_headers(socket.scope["headers"])
-        if self.principal.role is not Role.ANONYMOUS or socket.app.state.open:
+        self.principal = principal
+        if principal.role is not Role.ANONYMOUS or socket.app.state.open:
             self.trust()
 
     def trust(self) -> None:
@@ -39,32 +40,33 @@ class Connection:
         self.socket.scope["extensions"]["gridkit.limit"](self.socket.app.state.limits.message)
 
     async def authenticate(self, data: dict[str, Any]) -> dict[str, Any]:
-        done = await self.service.authenticate(self.principal, messages.parse(messages.Authenticate, data))
+        done = await self.service.trainings.authenticate(self.principal, messages.parse(messages.Authenticate, data))
         self.trust()
         return done
 
     async def cycle_request(self, data: dict[str, Any]) -> dict[str, Any]:
-        return await self.service.request_cycle(self.principal, messages.parse(messages.CycleRequest, data))
+        return await self.service.trainings.request_cycle(self.principal, messages.parse(messages.CycleRequest, data))
 
     async def report(self, data: dict[str, Any]) -> dict[str, Any]:
         wish = messages.parse(messages.Report, data)
         async with self.socket.app.state.budget.take(len(wish.diff or "")):
-            return await take_report(self.service, self.principal, wish)
+            return await take_report(self.service.trainings, self.principal, wish)
 
     async def get_model(self, data: dict[str, Any]) -> dict[str, Any]:
         wish = messages.parse(messages.GetModel, data)
-        file = await self.service.open_model(self.principal, wish.worker_id, wish.request_key, wish.model_id)
+        file = await self.service.trainings.open_model(self.principal, wish.worker_id, wish.request_key, wish.model_id)
         return {"status": "success", "model": await self.contents(file)}
 
     async def get_plan(self, data: dict[str, Any]) -> dict[str, Any]:
         wish = messages.parse(messages.GetPlan, data)
         asked = (wish.worker_id, wish.request_key, wish.plan_id, wish.receive_operations_as)
-        return {"status": "success", "plan": await self.contents(await self.service.open_plan(self.principal, *asked))}
+        file = await self.service.trainings.open_plan(self.principal, *asked)
+        return {"status": "success", "plan": await self.contents(file)}
 
     async def retrieve_model(self, data: dict[str, Any]) -> dict[str, Any]:
         wish = messages.parse(messages.RetrieveModel, data)
         asked = (wish.name, wish.version, wish.checkpoint)
-        file, number = await self.service.open_checkpoint(self.principal, *asked)
+        file, number = await self.service.trainings.open_checkpoint(self.principal, *asked)
         return {"status": "success", "model": await self.contents(file), "checkpoint": number}
 
     async def contents(self, file: BinaryIO) -> str:
@@ -83,9 +85,8 @@ class Connection:
                 return messages.to_base64(await asyncio.to_thread(file.read))
 
     async def host_training(self, data: dict[str, Any]) -> dict[str, Any]:
-        self.service.tokens.allow(self.principal, "host-training")
         wish = messages.parse(messages.HostTraining, data)
-        return await self.service.host(
+        return await self.service.trainings.host(
             self.principal,
             io.BytesIO(messages.from_hex(wish.model, "model")),
             {name: messages.from_hex(text, f"plan '{name}'") for name, text in wish.plans.items()},
@@ -102,11 +103,12 @@ class Connection:
             kind = envelope.type
             if envelope.request_id is not None:
                 reply["request_id"] = envelope.request_id
-            handler = HANDLERS.get(kind)
-            if handler is None:
+            if kind not in HANDLERS:
                 raise NodeError(
                     f"this node knows no message type '{kind[:100]}'", code=ErrorCode.UNKNOWN_TYPE, status=400
                 )
+            operation, handler = HANDLERS[kind]
+            self.service.access.allow(self.principal, operation)
             data = await handler(self, envelope.data)
         except GridkitError as error:
             data = {"status": "error", **error_body(error)}
@@ -117,23 +119,25 @@ class Connection:
 
 Handler = Callable[[Connection, dict[str, Any]], Awaitable[dict[str, Any]]]
 
-HANDLERS: dict[str, Handler] = {
-    "model-centric/authenticate": Connection.authenticate,
-    "model-centric/cycle-request": Connection.cycle_request,
-    "model-centric/report": Connection.report,
-    "model-centric/host-training": Connection.host_training,
-    "model-centric/get-model": Connection.get_model,
-    "model-centric/get-plan": Connection.get_plan,
-    "model-centric/retrieve-model": Connection.retrieve_model,
+HANDLERS: dict[str, tuple[str, Handler]] = {
+    "model-centric/authenticate": ("authenticate", Connection.authenticate),
+    "model-centric/cycle-request": ("work", Connection.cycle_request),
+    "model-centric/report": ("work", Connection.report),
+    "model-centric/host-training": ("host-training", Connection.host_training),
+    "model-centric/get-model": ("work", Connection.get_model),
+    "model-centric/get-plan": ("work", Connection.get_plan),
+    "model-centric/retrieve-model": ("retrieve-model", Connection.retrieve_model),
 }
+"""type of a message: the right that it needs (see `RULES`), and what answers it"""
 
 
 async def serve(socket: WebSocket) -> None:
     try:
-        connection = Connection(socket)
+        principal = await socket.app.state.service.access.of_headers(socket.scope["headers"])
     except GridkitError:
         await socket.close()  # before accept: the handshake answers 403
         return
+    connection = Connection(socket, principal)
     await socket.accept()
     try:
         while True:

@@ -1,0 +1,466 @@
+"""Trainings on a node: host, request work, hand out models and plans, take reports, retrieve, stop.
+
+Each use-case takes checked values and a `Principal`, and raises typed errors; the routes only translate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import uuid
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from typing import Any, BinaryIO
+
+import sqlalchemy as sa
+
+from gridkit.errors import AccessError, ConflictError, ErrorCode, NodeError, NotFoundError, PlanError
+from gridkit.federated import cycle, history
+from gridkit.federated.checks import Verdict
+from gridkit.node import intake, messages
+from gridkit.node.failpoint import failpoint
+from gridkit.node.rights import Access, Principal, Role
+from gridkit.node.rounds import Process, Rounds, all_processes, append_rows, read_rows
+from gridkit.node.store import tables as db
+from gridkit.node.store.blobs import Draft
+
+
+class Trainings:
+    """The trainings of one node."""
+
+    def __init__(self, rounds: Rounds, access: Access) -> None:
+        self.access = access
+        self.rounds = rounds
+        self._db = rounds.db
+        self._blobs = rounds.blobs
+
+    # -- hosting
+
+    async def host(
+        self,
+        principal: Principal,
+        model: BinaryIO,
+        plans: Mapping[str, bytes],
+        client_config: dict[str, Any],
+        server_config: dict[str, Any],
+        *,
+        averaging_plan: bytes | None = None,
+    ) -> dict[str, Any]:
+        """Host a training process: its model, its plans, and the rules of its cycles.
+
+        Args:
+            model: a State message; its tensors are what reports must match.
+            plans: name to bytes, gridkit's own form.
+            client_config: for the workers; `name` and `version` are together unique.
+            server_config: see `federated.cycle.CycleRules`.
+
+        Returns:
+            `process` (id), `plans` (name to id), `worker_token`, and with a fixed roster `worker_tokens`, one a slot.
+        """
+        self.access.allow(principal, "host-training")
+        named = messages.parse(messages.ProcessName, client_config)
+        if named.version is None:
+            raise NodeError("client_config has no version", code=ErrorCode.BAD_CONFIG, status=400)
+        if averaging_plan is not None:
+            raise NodeError(
+                "averaging plans can't be hosted on this node",
+                "leave averaging_plan out: reports are averaged with FedAvg",
+                code=ErrorCode.BAD_CONFIG,
+                status=400,
+            )
+        rules = cycle.CycleRules.from_config(server_config)
+        if not plans:
+            raise NodeError("a training process needs a plan", code=ErrorCode.BAD_PLAN, status=400)
+        for name, data in plans.items():
+            try:
+                await asyncio.to_thread(intake.check_plan, data)
+            except PlanError as error:
+                raise NodeError(f"plan '{name}': {error.message}", error.hint, code=error.code, status=400) from None
+        process_id = uuid.uuid4().hex
+        state, decisions = cycle.CycleState.start(rules, self.rounds.clock())
+        rows = history.publish(None, None, state, decisions)
+        draft = self._blobs.draft()
+        kept: list[str] = []
+        try:
+            specs = await asyncio.to_thread(intake.copy_model, model, draft)
+            with self._blobs.pinned(draft.digest):
+                kept.append(await asyncio.to_thread(self._blobs.keep, draft))
+                for data in plans.values():
+                    kept.append((await asyncio.to_thread(self._blobs.put, [data]))[0])
+                values = {
+                    "id": process_id,
+                    "name": named.name,
+                    "version": named.version,
+                    "created_at": self.rounds.clock(),
+                    "client_config": client_config,
+                    "server_config": server_config,
+                    "model": [[spec.name, spec.dtype, list(spec.shape)] for spec in specs],
+                    "state": state.to_json(),
+                    "revision": 0,
+                    "deadline": state.deadline,
+                }
+                digests = dict(zip(plans, kept[1:], strict=True))
+                plan_ids = await self._db.write(lambda c: _insert_process(c, values, kept[0], digests, rows))
+        except NodeError:
+            await self.rounds.discard(kept)
+            raise
+        finally:
+            await asyncio.to_thread(draft.discard)
+        failpoint("hosted")
+        self.rounds.announce()
+        answer: dict[str, Any] = {
+            "status": "success",
+            "process": process_id,
+            "plans": plan_ids,
+            "worker_token": self.access.issue(process_id),
+        }
+        if rules.clients:
+            answer["worker_tokens"] = [
+                self.access.issue(process_id, slot, f"client {slot}") for slot in range(rules.clients)
+            ]
+        return answer
+
+    async def issue_token(self, principal: Principal, wish: messages.IssueToken) -> str:
+        """A worker token for a hosted process, perhaps bound to a slot and a label."""
+        self.access.allow(principal, "issue-token")
+        process = await self.rounds.named(wish.name, wish.version)
+        return self.access.issue(process.id, wish.slot, wish.worker)
+
+    # -- workers
+
+    async def authenticate(self, principal: Principal, wish: messages.Authenticate) -> dict[str, Any]:
+        """Give a worker its identity: a random id, which is also its right to ask for work in this process."""
+        if wish.auth_token is not None:
+            principal = await self.access.principal(wish.auth_token)
+        self.access.allow(principal, "enrol")
+        process = await self.rounds.named(wish.model_name, wish.model_version)
+        self.access.allow(principal, "enrol", process=process.id)
+
+        def enrol(c: sa.Connection) -> str:
+            mine = db.worker.c.process == process.id
+            if principal.slot is not None:
+                known = c.execute(sa.select(db.worker.c.id).where(mine, db.worker.c.slot == principal.slot)).scalar()
+                if known:
+                    return str(known)
+            elif wish.worker_id is not None:
+                known = c.execute(sa.select(db.worker.c.id).where(mine, db.worker.c.id == wish.worker_id)).scalar()
+                if known:
+                    return str(known)
+            slots = set(c.execute(sa.select(db.worker.c.slot).where(mine)).scalars())
+            labels = set(c.execute(sa.select(db.worker.c.label).where(mine)).scalars())
+            slot = principal.slot
+            if slot is None:
+                slot = next(n for n in range(len(slots) + 1) if n not in slots)
+            roster = process.state.rules.clients
+            if roster is not None and slot >= roster:
+                raise AccessError(
+                    f"all {roster} places of {process.title} are taken", code=ErrorCode.FORBIDDEN, status=403
+                )
+            wished = principal.label or wish.worker or f"worker {slot}"
+            label = next(w for w in _variants(wished) if w not in labels)
+            worker_id = secrets.token_hex(16)
+            c.execute(
+                db.worker.insert().values(
+                    id=worker_id, process=process.id, slot=slot, label=label, created_at=self.rounds.clock()
+                )
+            )
+            return worker_id
+
+        worker_id = await self._db.write(enrol)
+        return {"status": "success", "worker_id": worker_id, "requires_speed_test": False}
+
+    async def request_cycle(self, principal: Principal, wish: messages.CycleRequest) -> dict[str, Any]:
+        """Ask for work: `accepted` with keys and ids, or `rejected` with a reason and when to come back."""
+        process_id, slot, label = await self._worker(principal, wish.worker_id)
+        process = await self.rounds.process(process_id)
+        if process.name != wish.model or wish.version not in (None, process.version):
+            raise AccessError(
+                f"this worker authenticated for {process.title}, not for '{wish.model}'",
+                "authenticate for each model",
+                code=ErrorCode.FORBIDDEN,
+                status=403,
+            )
+        until = self.rounds.clock() + wish.wait
+        while True:
+            news = self.rounds.news
+            process, decisions = await self.rounds.apply(
+                process_id,
+                lambda at: cycle.WorkerAsked(at, wish.worker_id, label, slot, secrets.token_hex(32)),
+            )
+            answer = next(d for d in decisions if isinstance(d, cycle.Accept | cycle.Reject))
+            if isinstance(answer, cycle.Accept):
+                return await self._accepted(process, answer)
+            seen = process.state.sequence if wish.seen_cycle is None else wish.seen_cycle
+            told = answer.retry_after is None or _is_later(process.state, seen)
+            if told or not await self._later_cycle(process, seen, news, until):
+                break
+        rejected: dict[str, Any] = {
+            "status": "rejected",
+            "reason": answer.reason,
+            "code": str(answer.code),
+            "cycle": process.state.sequence,
+        }
+        if answer.retry_after is not None:
+            rejected["timeout"] = answer.retry_after
+        return rejected
+
+    async def _accepted(self, process: Process, accept: cycle.Accept) -> dict[str, Any]:
+        plans = await self._db.read(lambda c: _plans(c, process.id))
+        return {
+            "status": "accepted",
+            "request_key": accept.request_key,
+            "model": process.name,
+            "version": process.version,
+            "model_id": process.id,
+            "plans": {row.name: row.id for row in plans},
+            "protocols": {},
+            "client_config": process.client_config,
+            "cycle": accept.sequence,
+            "checkpoint": accept.sequence,
+            "slot": accept.slot,
+        }
+
+    async def _later_cycle(self, process: Process, seen: int, news: asyncio.Event, until: float) -> bool:
+        """Wait until a later cycle than `seen` is open, or the training over; False when `until` comes first."""
+        while not self.rounds.closing and (left := until - self.rounds.clock()) > 0:
+            if _is_later(process.state, seen):
+                return True
+            await self.rounds.changed(news, left)
+            news = self.rounds.news
+            process = await self.rounds.process(process.id)
+        return False
+
+    async def open_model(self, principal: Principal, worker_id: str, request_key: str, model_id: str) -> BinaryIO:
+        """The model that an accepted worker starts from, as a State message."""
+        process = await self._assigned(principal, worker_id, request_key)
+        if model_id != process.id:
+            raise AccessError("the request key is for another model", code=ErrorCode.BAD_KEY, status=401)
+        return await self.rounds.open_checkpoint(process, process.state.sequence)
+
+    async def open_plan(
+        self, principal: Principal, worker_id: str | None, request_key: str | None, plan_id: int, form: str
+    ) -> BinaryIO:
+        """A plan in the asked form, for an accepted worker or for the owner."""
+        rows = await self._db.read(lambda c: c.execute(sa.select(db.plan).where(db.plan.c.id == plan_id)).all())
+        if principal.role is Role.OWNER and worker_id is None:
+            allowed = None
+        else:
+            if worker_id is None or request_key is None:
+                raise NodeError("worker_id and request_key are missing", code=ErrorCode.BAD_REQUEST, status=400)
+            allowed = (await self._assigned(principal, worker_id, request_key)).id
+        if not rows or allowed not in (None, rows[0].process):
+            raise NotFoundError("there is no such plan in this training", code=ErrorCode.NOT_FOUND, status=404)
+        if form != "gridkit":
+            raise NodeError(
+                f"plan '{rows[0].name}' has no form '{form[:50]}'",
+                "ask with receive_operations_as=gridkit",
+                code=ErrorCode.BAD_PLAN,
+                status=400,
+            )
+        return await asyncio.to_thread(self._blobs.open, rows[0].digest)
+
+    async def expect_report(self, principal: Principal, wish: messages.Report) -> tuple[Process, int]:
+        """Before a body is taken: the process that this report is for, and how many bytes it may have.
+
+        Raises:
+            NodeError: what a report with these ids would be refused with.
+        """
+        process = await self._assigned(principal, wish.worker_id, wish.request_key, late=True)
+        return process, sum(spec.size * 10 + 16 * len(spec.shape) + 1024 for spec in process.model) + 64 * 1024
+
+    def draft(self) -> Draft:
+        """Where a route puts the bytes of a report as they come."""
+        return self._blobs.draft()
+
+    async def report(self, process: Process, wish: messages.Report, draft: Draft) -> dict[str, Any]:
+        """Take a report: check it, store it durably, let the cycle decide, then answer.
+
+        `process` is from `expect_report`; `decide` looks at key and cycle again, in the transaction. `draft` holds the
+        bytes of the diff (nothing for a worker that reports an error); the caller discards it.
+
+        Raises:
+            NodeError: with the verdict's code when the report is refused; the cycle goes on with the rest.
+        """
+        failpoint("report-received")
+        error = wish.error.model_dump() if wish.error else None
+        if error is None:
+            verdict = await asyncio.to_thread(intake.check_diff, draft, process)
+        else:
+            verdict = Verdict(ErrorCode.WORKER_ERROR, f"{error['type']}: {error['message']}")
+        digest = draft.digest if error is None else hashlib.sha256(repr(error).encode()).hexdigest()
+        size = draft.size
+        with self._blobs.pinned(digest):
+            if verdict.accepted:
+                await asyncio.to_thread(self._blobs.keep, draft)
+            failpoint("report-stored")
+
+            def remember(c: sa.Connection, before: Process, decisions: Iterable[cycle.Decision]) -> None:
+                if any(isinstance(d, cycle.Count) for d in decisions):
+                    c.execute(
+                        db.report.insert().values(
+                            request_key=wish.request_key,
+                            process=before.id,
+                            sequence=before.state.sequence,
+                            digest=digest,
+                        )
+                    )
+                failpoint("report-decided")
+
+            _, decisions = await self.rounds.apply(
+                process.id,
+                lambda at: cycle.ReportCame(
+                    at,
+                    wish.worker_id,
+                    wish.request_key,
+                    digest,
+                    verdict,
+                    wish.samples,
+                    wish.metrics,
+                    size,
+                    error,
+                ),
+                remember,
+            )
+        failpoint("report-committed")
+        if verdict.accepted and not any(isinstance(d, cycle.Count) for d in decisions):
+            await self.rounds.discard([digest])
+        refusal = next((d for d in decisions if isinstance(d, cycle.Refuse)), None)
+        if refusal is not None and refusal.code is not ErrorCode.WORKER_ERROR:
+            raise _refused(refusal)
+        return {"status": "success"}
+
+    # -- reading
+
+    async def open_checkpoint(
+        self, principal: Principal, name: str, version: str | None, checkpoint: str
+    ) -> tuple[BinaryIO, int]:
+        """A model of a process: checkpoint `latest` or a number (1 is the start). The file and its number."""
+        self.access.allow(principal, "retrieve-model")
+        process = await self.rounds.named(name, version)
+        self.access.allow(principal, "retrieve-model", process=process.id)
+        if checkpoint == "latest":
+            newest = sa.select(sa.func.max(db.checkpoint.c.number)).where(db.checkpoint.c.process == process.id)
+            number = int(await self._db.read(lambda c: c.execute(newest).scalar_one()))
+        elif checkpoint.isdecimal() and len(checkpoint) < 10:
+            number = int(checkpoint)
+        else:
+            raise NodeError("checkpoint is 'latest' or a number", code=ErrorCode.BAD_REQUEST, status=400)
+        return await self.rounds.open_checkpoint(process, number), number
+
+    async def processes(self, principal: Principal) -> list[dict[str, Any]]:
+        """Every hosted process: its name, configuration, plans, and where it stands."""
+        self.access.allow(principal, "observe")
+
+        def read(c: sa.Connection) -> list[dict[str, Any]]:
+            return [
+                {
+                    "id": p.id,
+                    "name": p.name,
+                    "version": p.version,
+                    "client_config": p.client_config,
+                    "server_config": p.server_config,
+                    "plans": {row.name: row.id for row in _plans(c, p.id)},
+                    "phase": str(p.state.phase),
+                    "cycle": p.state.sequence,
+                    "outcome": p.state.outcome,
+                    "reason": p.state.reason,
+                }
+                for p in all_processes(c)
+            ]
+
+        return await self._db.read(read)
+
+    async def rows(self, principal: Principal, after: int, run: str | None) -> AsyncIterator[list[dict[str, Any]]]:
+        """Published rows after `seq` number `after`, in batches, as they come; an empty batch every 15 s of silence."""
+        self.access.allow(principal, "observe")
+        while not self.rounds.closing:
+            news = self.rounds.news
+            batch = await self._db.read(lambda c, after=after: read_rows(c, after, run))  # type: ignore[misc]
+            if batch:
+                after = batch[-1]["seq"]
+                yield batch
+            else:
+                await self.rounds.changed(news, 15)
+                if self.rounds.news is news:
+                    yield []
+
+    async def stop(self, principal: Principal, wish: messages.Stop) -> dict[str, Any]:
+        """Stop a training after this round, or at once."""
+        self.access.allow(principal, "stop")
+        process = await self.rounds.named(wish.name, wish.version)
+        process, _ = await self.rounds.apply(process.id, lambda at: cycle.StopAsked(at, wish.now))
+        return {"status": "success", "phase": str(process.state.phase), "outcome": process.state.outcome}
+
+    # -- inside
+
+    async def _worker(self, principal: Principal, worker_id: str) -> tuple[str, int, str]:
+        wanted = sa.select(db.worker).where(db.worker.c.id == worker_id)
+        row = await self._db.read(lambda c: c.execute(wanted).first())
+        if row is None:
+            raise AccessError(
+                "no worker with this id has authenticated", "authenticate first", code=ErrorCode.BAD_KEY, status=401
+            )
+        self.access.allow(principal, "work", process=row.process)
+        return row.process, row.slot, row.label
+
+    async def _assigned(self, principal: Principal, worker_id: str, request_key: str, *, late: bool = False) -> Process:
+        """The process for which this worker holds this key. With `late`, its key of a closed cycle passes as well:
+        `decide` then tells a repetition from a late report."""
+        process_id, _, _ = await self._worker(principal, worker_id)
+        process = await self.rounds.process(process_id)
+        try:
+            cycle.check_key(process.state, worker_id, request_key)
+        except ConflictError:
+            if not late:
+                raise
+        return process
+
+
+def _is_later(state: cycle.CycleState, seen: int) -> bool:
+    later = state.phase is cycle.Phase.OPEN and state.sequence > seen
+    return later or state.phase is cycle.Phase.FINISHED
+
+
+def _variants(label: str) -> Iterator[str]:
+    yield label
+    number = 2
+    while True:
+        yield f"{label[:190]} ({number})"
+        number += 1
+
+
+def _plans(c: sa.Connection, process_id: str) -> list[Any]:
+    return list(c.execute(sa.select(db.plan).where(db.plan.c.process == process_id).order_by(db.plan.c.id)))
+
+
+def _insert_process(
+    c: sa.Connection, values: dict[str, Any], model: str, plans: Mapping[str, str], rows: list[dict[str, Any]]
+) -> dict[str, int]:
+    """A process with its plans (name to digest), its first checkpoint and its first rows; the ids of the plans."""
+    name, version = values["name"], values["version"]
+    taken = sa.select(db.process.c.id).where(db.process.c.name == name, db.process.c.version == version)
+    if c.execute(taken).first():
+        raise ConflictError(
+            f"a training '{name}' {version} is hosted already",
+            "host it under another version",
+            code=ErrorCode.ALREADY_EXISTS,
+            status=409,
+        )
+    c.execute(db.process.insert().values(**values))
+    c.execute(db.checkpoint.insert().values(process=values["id"], number=1, digest=model))
+    append_rows(c, values["id"], rows)
+    ids: dict[str, int] = {}
+    for plan, digest in plans.items():
+        done = c.execute(db.plan.insert().values(process=values["id"], name=plan, digest=digest))
+        ids[plan] = done.inserted_primary_key[0]  # type: ignore[index]  # one row was inserted
+    return ids
+
+
+def _refused(refusal: cycle.Refuse) -> NodeError:
+    kinds: dict[ErrorCode, tuple[type[NodeError], int]] = {
+        ErrorCode.BAD_KEY: (AccessError, 401),
+        ErrorCode.CYCLE_CLOSED: (ConflictError, 409),
+        ErrorCode.ALREADY_REPORTED: (ConflictError, 409),
+    }
+    kind, status = kinds.get(refusal.code, (NodeError, 400))
+    return kind(refusal.message, code=refusal.code, status=status)

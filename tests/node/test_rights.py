@@ -1,0 +1,101 @@
+"""Credentials and the table of rights; what the guard lets through is tested on a running node in tests/faults."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+
+import jwt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gridkit.errors import AccessError, ErrorCode
+from gridkit.node.rights import ANONYMOUS, OWNER, RULES, Access, Principal, Role
+
+TOKEN = "owner-token-of-the-test"
+SECRET = "s" * 64
+
+
+@pytest.fixture
+def access() -> Access:
+    return Access(TOKEN, SECRET)
+
+
+def test_the_owner_by_each_scheme(access: Access) -> None:
+    basic = base64.b64encode(f"anyone:{TOKEN}".encode()).decode()
+    for value in (f"Bearer {TOKEN}", f"Api-Key {TOKEN}", f"bearer {TOKEN}", f"Basic {basic}"):
+        assert asyncio.run(access.of_headers([(b"authorization", value.encode())])) == OWNER
+    two = [(b"authorization", b"Basic bm86bm8="), (b"authorization", f"Api-Key {TOKEN}".encode())]
+    assert asyncio.run(access.of_headers(two)) == OWNER
+    assert asyncio.run(access.of_headers([])) == ANONYMOUS
+
+
+def test_a_worker_token_names_its_process_and_slot(access: Access) -> None:
+    named = Principal(Role.WORKER, process="p", slot=3, label="client 3")
+    assert asyncio.run(access.principal(access.issue("p", 3, "client 3"))) == named
+    assert asyncio.run(access.principal(access.issue("p"))) == Principal(Role.WORKER, process="p")
+
+
+@given(st.text(max_size=60))
+def test_any_other_text_is_refused_with_one_error(text: str) -> None:
+    access = Access(TOKEN, SECRET)
+    with pytest.raises(AccessError) as caught:
+        asyncio.run(access.principal(text))
+    assert caught.value.code is ErrorCode.UNAUTHENTICATED
+    assert caught.value.message == "the token is not one of this node's"
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        jwt.encode({"role": "worker", "process": "p"}, "t" * 64),
+        jwt.encode({"role": "worker", "process": "p"}, SECRET, algorithm="HS512"),
+        jwt.encode({"role": "worker", "process": "p"}, None, algorithm="none"),
+        jwt.encode({"role": "worker"}, SECRET),
+        jwt.encode({"role": "worker", "process": "p", "exp": 1}, SECRET),
+    ],
+)
+def test_forged_tokens_are_refused(access: Access, forged: str) -> None:
+    with pytest.raises(AccessError):
+        asyncio.run(access.principal(forged))
+
+
+@pytest.mark.parametrize("operation", sorted(RULES))
+@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("open_", [False, True])
+def test_the_table_is_what_allow_says(operation: str, role: Role, open_: bool) -> None:
+    access = Access(TOKEN, SECRET, open=open_)
+    principal = Principal(role, process="mine" if role is Role.WORKER else None)
+    rule = RULES[operation]
+    right = role in rule.roles or (open_ and role is Role.ANONYMOUS and rule.open)
+    if right:
+        access.allow(principal, operation)
+        access.allow(principal, operation, process="mine")
+    else:
+        with pytest.raises(AccessError) as caught:
+            access.allow(principal, operation)
+        assert caught.value.status == (401 if role is Role.ANONYMOUS else 403)
+
+
+def test_a_worker_of_one_process_has_no_right_in_another(access: Access) -> None:
+    with pytest.raises(AccessError, match="another training"):
+        access.allow(Principal(Role.WORKER, process="mine"), "retrieve-model", process="other")
+
+
+def test_a_right_to_own_objects_is_the_owners_of_the_object_and_the_nodes() -> None:
+    access = Access(TOKEN, SECRET)
+    ana = Principal(Role.SCIENTIST, "ana")
+    access.allow(ana, "delete-model", owner="ana")
+    access.allow(OWNER, "delete-model", owner="ana")
+    with pytest.raises(AccessError) as caught:
+        access.allow(ana, "delete-model", owner="bob")
+    assert caught.value.code is ErrorCode.FORBIDDEN
+
+
+def test_a_token_with_scopes_is_good_for_these_only() -> None:
+    access = Access(TOKEN, SECRET)
+    reader = Principal(Role.SCIENTIST, "ana", frozenset({"browse"}))
+    access.allow(reader, "list-models")
+    with pytest.raises(AccessError, match="scope 'host'"):
+        access.allow(reader, "host-model")
