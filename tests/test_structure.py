@@ -35,6 +35,7 @@ ARROWS: dict[str, set[str]] = {
     "threads": set(),
     "widgets": {"cells", "options", "threads"},
     "results": {"federated", "wire"},
+    "aio": {"cells", "client", "hosted", "node", "plans", "run", "widgets", "wire", "workers"},
 }
 # The simulator is a worker and a node in one process: what it gives back is a Run. A plan shows itself as HTML, which
 # is escaped in one place; the tracer's messages name the cell.
@@ -45,7 +46,7 @@ MORE_ARROWS = {
 }
 # Node and client pass plans on and check their form; they never trace or run one.
 ONLY_THE_FORM = {"node", "client"}
-FORM_OF_PLANS = {"gridkit.plans.form", "gridkit.plans.plan", "gridkit.plans.table.ops", "gridkit.plans.check"}
+FORM_OF_PLANS = {f"gridkit.plans.{name}" for name in ("form", "model_form", "plan", "table.ops", "check")}
 
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 FORBIDDEN_CALLS = {

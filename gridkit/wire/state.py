@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from gridkit.errors import ErrorCode, WireError
+from gridkit.wire.foreign import HEAD, refuse_unsafe
 from gridkit.wire.protobuf import (
     LENGTH,
     VARINT,
@@ -159,7 +160,8 @@ class StateReader:
     """
 
     def __init__(self, file: BinaryIO, *, max_tensors: int = 10_000) -> None:
-        _refuse_foreign(file)
+        file.seek(0)
+        refuse_unsafe(file.read(HEAD), "send a State message with typed contents")
         self._scanner = Scanner(file)
         self._decoded: dict[int, Array] = {}
         names: list[str] = []
@@ -270,15 +272,3 @@ def _narrowed(values: Array, spec: TensorSpec) -> Array:
     if not np.array_equal(narrow.astype(np.int64), values):
         raise WireError(f"tensor '{spec.name}' has elements that are no {spec.dtype}")
     return narrow
-
-
-def _refuse_foreign(file: BinaryIO) -> None:
-    file.seek(0)
-    start = file.read(6)
-    pickled = len(start) > 1 and start[0] == 0x80 and 2 <= start[1] <= 5
-    if pickled or start.startswith((b"PK\x03\x04", b"\x93NUMPY", b"\x1f\x8b", b"BZh", b"\xfd7zXZ")):
-        raise WireError(
-            "the bytes are a pickle or an archive, which may hold code",
-            "send a State message with typed contents",
-            code=ErrorCode.UNSAFE_FORMAT,
-        )
