@@ -1,114 +1,49 @@
-"""The async API, whole. `gridkit.session` is its sync face, made of it.
-
->>> async with await gk.aio.launch() as grid:                                       # doctest: +SKIP
-...     run = await grid.train(model, plan, name="digits", clients=shards, rounds=10)
-...     await run
-"""
+"""Trainings: hosted on the node, joined by workers, followed as runs."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import json
-import os
 import weakref
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
-from gridkit.cells import ShortDir
+from gridkit.aio.base import Base
 from gridkit.client.job import Cycle, JobClient
 from gridkit.client.link import Link
 from gridkit.client.node import Hosted, NodeClient
-from gridkit.errors import AccessError, ConflictError, ErrorCode, NotFoundError, UsageError
+from gridkit.errors import ConflictError, ErrorCode, NotFoundError, UsageError
 from gridkit.hosted import HostedTraining, NodeSource
 from gridkit.node.launch import NodeProcess
 from gridkit.plans.plan import Plan
-from gridkit.run import AsyncRun, RunBase
+from gridkit.run import RunBase
 from gridkit.workers.pool import Pool
 from gridkit.workers.settings import configurations, shards, start_state
-from gridkit.workers.simulate import simulate_async
 from gridkit.workers.worker import Client
 
 if TYPE_CHECKING:
     from torch import nn
 
-Run = AsyncRun
 RunT = TypeVar("RunT", bound=RunBase)
-P = ParamSpec("P")
-T = TypeVar("T")
-PATIENCE = 30.0
-"""seconds for which a session waits for a node that doesn't answer, such as one that is being started again"""
 
 
-class SessionCore(ShortDir, Generic[RunT]):
-    """What a person holds in a notebook: one node, the trainings on it, and the worker processes of this session.
-
-    Made by `launch` or `connect`; an async context manager.
-    """
+class Trainings(Base, Generic[RunT]):
+    """A session's trainings; their runs are of the class `_run_class`."""
 
     _run_class: type[RunT]
 
     def __init__(self, link: Link, *, node: NodeProcess | None = None, pool: Pool | None = None) -> None:
-        self._link = link
+        super().__init__(link, node=node, pool=pool)
         self._node = NodeClient(link)
-        self._embedded = node
-        self._pool = pool or Pool()
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._closed = False
         self._seen: dict[tuple[str, str], None] = {}  # trainings, as the node listed them last: reprs ask nobody
         self._runs: weakref.WeakValueDictionary[tuple[str, str], RunT] = weakref.WeakValueDictionary()
 
-    def __repr__(self) -> str:
-        return f"Session({self.url!r}, {', '.join(str(fact) for fact in self.facts().values())})"
-
     def facts(self) -> dict[str, object]:
-        """What is known of session and node without asking anybody."""
-        workers, trainings = len(self._pool.pids), len(self._seen)
-        return {
-            "state": "closed" if self._closed else "open",
-            "node": "embedded" if self._embedded else "runs by itself",
-            "workers": f"{workers} worker process{'' if workers == 1 else 'es'}",
-            "trainings": f"{trainings} training{'' if trainings == 1 else 's'} seen",
-        }
-
-    def _repr_html_(self) -> str:
-        from gridkit.widgets.html import card
-
-        return card(f"Session {self.url}", self.facts())
-
-    @property
-    def url(self) -> str:
-        """The node's address."""
-        return self._link.url
-
-    @property
-    def pids(self) -> dict[str, Any]:
-        """Process ids: ``{"node": pid or None, "workers": [pid, …]}``."""
-        return {"node": self._embedded.pid if self._embedded else None, "workers": self._pool.pids}
-
-    async def __aenter__(self) -> SessionCore[RunT]:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """End this session's workers, its node if it was launched here, and its connections. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await _close(self._link, self._pool, self._embedded)
-
-    def _closing(self) -> Callable[[], Coroutine[Any, Any, None]]:
-        """What closes all that this session holds, without holding the session."""
-        return functools.partial(_close, self._link, self._pool, self._embedded)
+        """What is known of session, node and trainings without asking anybody."""
+        count = len(self._seen)
+        return {**super().facts(), "trainings": f"{count} training{'' if count == 1 else 's'} seen"}
 
     async def host_training(
         self,
@@ -376,116 +311,9 @@ class SessionCore(ShortDir, Generic[RunT]):
             elif answer.timeout is None:
                 return
 
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-
-class Session(SessionCore[AsyncRun]):
-    """The async session; `train` and `run` give an `AsyncRun`."""
-
-    _run_class = AsyncRun
-
-
-async def _close(link: Link, pool: Pool, embedded: NodeProcess | None) -> None:
-    await asyncio.to_thread(pool.close)
-    await link.close()
-    if embedded is not None:
-        await asyncio.to_thread(embedded.close)
-
 
 def _spread(clients: Sequence[tuple[Any, Any]], processes: int) -> list[tuple[np.ndarray, np.ndarray]]:
     data = shards(clients)
     if processes < 1:
         raise UsageError(f"processes is {processes}", "use 1 or more")
     return data
-
-
-async def open_launched(kind: type[Any], data: str | os.PathLike[str] | None, host: str, workers: int) -> Any:
-    """A session of this kind on a node and workers of its own."""
-    pool = await asyncio.to_thread(Pool, workers)
-    try:
-        node = await asyncio.to_thread(lambda: NodeProcess(data, host=host))
-    except BaseException:
-        await asyncio.to_thread(pool.close)
-        raise
-    return kind(Link(node.url, node.token, patience=PATIENCE), node=node, pool=pool)
-
-
-async def launch(*, data: str | os.PathLike[str] | None = None, host: str = "127.0.0.1", workers: int = 2) -> Session:
-    """Start a node of this session's own, in its own process, and worker processes ahead of the first training.
-
-    Args:
-        data: folder to keep; None takes a temporary one, deleted at close.
-        host: interface to listen on.
-        workers: processes to start ahead; each needs about 300 MB once torch is loaded.
-
-    Returns:
-        A session; closing it ends node and workers. They end with this process in any case.
-    """
-    session: Session = await open_launched(Session, data, host, workers)
-    return session
-
-
-async def open_connected(kind: type[Any], url: str, token: str | None) -> Any:
-    """A session of this kind on a node that runs already."""
-    token = token or os.environ.get("GRIDKIT_TOKEN") or stored_token(url)
-    session = kind(Link(url, token))
-    try:
-        if token is None:
-            raise AccessError(
-                f"there is no token for {url}",
-                "pass token=…, or set GRIDKIT_TOKEN",
-                code=ErrorCode.UNAUTHENTICATED,
-                status=401,
-            )
-        await session.processes()
-    except BaseException:
-        await session.close()
-        raise
-    session._link.patience = PATIENCE
-    return session
-
-
-async def connect(url: str, *, token: str | None = None) -> Session:
-    """Open a session on a node that runs already.
-
-    Args:
-        url: such as ``http://host:5000``.
-        token: the owner's; by default `GRIDKIT_TOKEN`, or the credentials file.
-
-    Raises:
-        NodeUnreachable: nobody answers there.
-        AccessError: no token, or a wrong one.
-    """
-    session: Session = await open_connected(Session, url, token)
-    return session
-
-
-def stored_token(url: str) -> str | None:
-    """The token for a node in the credentials file (``{"url": "token", …}``, mode 0600), if there is one.
-
-    Raises:
-        UsageError: others can read that file.
-    """
-    base = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    file = base / "gridkit" / "credentials.json"
-    if not file.exists():
-        return None
-    if file.stat().st_mode & 0o077:
-        raise UsageError(f"{file} can be read by others", f"chmod 600 {file}")
-    token = json.loads(file.read_text()).get(url.rstrip("/"))
-    return None if token is None else str(token)
-
-
-def _coroutine(function: Callable[P, AsyncRun]) -> Callable[P, Coroutine[Any, Any, AsyncRun]]:
-    @functools.wraps(function)
-    async def simulate(*args: P.args, **kwargs: P.kwargs) -> AsyncRun:
-        return function(*args, **kwargs)
-
-    return simulate
-
-
-simulate = _coroutine(simulate_async)
-"""Train without a node; the arguments of `gridkit.simulate`. Returns at once, with an `AsyncRun`."""
