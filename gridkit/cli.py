@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     node.add_argument("--data", type=Path, default=Path("gridkit-data"), help="folder of database, blobs and secrets")
     node.add_argument("--database", help="SQLAlchemy URL (default: SQLite in --data)")
     node.add_argument("--blobs", help="fsspec URL (default: a folder in --data)")
+    node.add_argument("--id", help="what the node is called among nodes (default: a random id, kept in --data)")
     node.add_argument("--token", help="the owner's token (better: GRIDKIT_TOKEN, or the file 'token' in --data)")
     node.add_argument("--open", action="store_true", help="welcome anonymous clients of the old protocols (loopback)")
     node.add_argument("--allow-origin", action="append", default=[], metavar="URL", help="pages that may use the node")
@@ -83,6 +84,7 @@ def _node(options: argparse.Namespace) -> int:
         data=options.data,
         database=options.database,
         blobs=options.blobs,
+        id=options.id,
         token=options.token or os.environ.get("GRIDKIT_TOKEN") or None,
         open=options.open,
         allow_origins=tuple(options.allow_origin),

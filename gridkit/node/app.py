@@ -20,27 +20,31 @@ from starlette.middleware import Middleware
 
 from gridkit.errors import UsageError
 from gridkit.node.guard import Guard
+from gridkit.node.outbound import Outbound
+from gridkit.node.peers import Peers
 from gridkit.node.protocol import GridkitWebSocket
 from gridkit.node.rights import Access
 from gridkit.node.rounds import Rounds
-from gridkit.node.routes import events, http, model_centric
+from gridkit.node.routes import events, http, model_centric, nodes
 from gridkit.node.routes import socket as socket_routes
 from gridkit.node.service import Service
-from gridkit.node.settings import NodeSettings, kept_secret
+from gridkit.node.settings import NodeSettings, kept_identity, kept_secret
 from gridkit.node.store.blobs import Blobs
 from gridkit.node.store.database import Database
 from gridkit.node.trainings import Trainings
 
 
-def build(settings: NodeSettings) -> tuple[Starlette, Service]:
+def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Service]:
     """The ASGI app over its service. Nothing is started yet."""
     owner = kept_secret(settings.data / "token", settings.token)
     access = Access(owner, kept_secret(settings.data / "secret"), open=settings.open)
     database = Database(settings.database or f"sqlite:///{settings.data / 'grid.db'}")
     blobs = Blobs(settings.blobs or str(settings.data / "blobs"))
-    service = Service(access, Trainings(Rounds(database, blobs), access))
+    rounds = Rounds(database, blobs)
+    peers = Peers(database, access, outbound, kept_identity(settings), rounds.clock)
+    service = Service(access, Trainings(rounds, access), peers)
     app = Starlette(
-        routes=[*model_centric.ROUTES, *events.ROUTES, *socket_routes.ROUTES],
+        routes=[*model_centric.ROUTES, *nodes.ROUTES, *events.ROUTES, *socket_routes.ROUTES],
         middleware=[Middleware(Guard, settings=settings)],
         exception_handlers=http.HANDLERS,
     )
@@ -88,7 +92,9 @@ def serve(settings: NodeSettings, *, with_parent: bool = False, temporary: bool 
 
 
 async def _serve(settings: NodeSettings, with_parent: bool) -> None:
-    app, service = build(settings)
+    listening = _listen(settings)
+    outbound = Outbound(settings, {listening.getsockname()[1]})
+    app, service = build(settings, outbound)
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -108,7 +114,6 @@ async def _serve(settings: NodeSettings, with_parent: bool) -> None:
         ssl_certfile=settings.certfile,
         ssl_keyfile=settings.keyfile,
     )
-    listening = _listen(settings)
     service.trainings.rounds.db.start()
     try:
         await service.trainings.rounds.start()
@@ -121,6 +126,7 @@ async def _serve(settings: NodeSettings, with_parent: bool) -> None:
     finally:
         await service.trainings.rounds.close()
         await asyncio.to_thread(service.trainings.rounds.db.close)
+        outbound.close()
         listening.close()
 
 

@@ -8,7 +8,7 @@ import json
 import unicodedata
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from gridkit.errors import ErrorCode, NodeError, WireError
 
@@ -107,6 +107,23 @@ class Stop(ProcessName):
 class IssueToken(ProcessName):
     worker: Text | None = None
     slot: Annotated[int, Field(ge=0, lt=1_000_000)] | None = None
+
+
+class ConnectNode(Message):
+    address: Annotated[str, Field(min_length=1, max_length=2000)]
+    id: Text | None = None
+    """the id that the node there must have; ids of other types are taken as text"""
+
+    @field_validator("id", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class Identity(Message):
+    """What another node answers to `/identity/`."""
+
+    identity: Text
 
 
 class Envelope(Message):

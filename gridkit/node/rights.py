@@ -76,6 +76,9 @@ RULES: dict[str, Rule] = {
     "issue-token": Rule(_OWNER, "host", own=True),
     "observe": Rule(_OWNER, "browse", own=True),
     "stop": Rule(_OWNER, "host", own=True),
+    # other nodes
+    "list-peers": Rule(_MEMBERS, "browse", open=True),
+    "connect-node": Rule(_OWNER, "manage", open=True),
     # models
     "list-models": Rule(_MEMBERS, "browse", open=True),
     "download-model": Rule(_MEMBERS, "browse", open=True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gridkit.node.peers import Peers
 from gridkit.node.rights import Access
 from gridkit.node.trainings import Trainings
 
@@ -14,3 +15,4 @@ class Service:
 
     access: Access
     trainings: Trainings
+    peers: Peers

@@ -44,6 +44,7 @@ class NodeSettings:
         data: folder of the database, the blobs and the secret; made with mode 0700.
         database: SQLAlchemy URL; None is SQLite in `data`.
         blobs: fsspec URL; None is a folder in `data`.
+        id: what the node is called among nodes; None keeps the one in `data`, or makes one.
         token: the owner's token, at least 16 characters; None keeps the one in `data`, or makes one.
         open: anonymous clients of the old protocols are welcome (loopback only).
         allow_origins, allow_hosts: further values of the Origin and Host headers.
@@ -55,6 +56,7 @@ class NodeSettings:
     data: Path = field(default_factory=lambda: Path("gridkit-data"))
     database: str | None = None
     blobs: str | None = None
+    id: str | None = None
     token: str | None = field(default=None, repr=False)
     open: bool = False
     allow_origins: tuple[str, ...] = ()
@@ -65,6 +67,8 @@ class NodeSettings:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
+        if self.id is not None and not (0 < len(self.id) <= self.limits.text and self.id.isprintable()):
+            raise UsageError("the node's id is empty, too long, or has control characters", "leave it out: one is made")
         if self.token is not None and len(self.token) < 16:
             raise UsageError("the owner's token is shorter than 16 characters", "leave it out: the node makes one")
         if self.open and not self.loopback:
@@ -89,6 +93,12 @@ class NodeSettings:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+def kept_identity(settings: NodeSettings) -> str:
+    """The node's id: the given one, or the one of its data folder, made at the first start. No secret."""
+    path = settings.data / "identity"
+    return kept_secret(path, settings.id or (None if path.exists() else secrets.token_hex(8)))
 
 
 def kept_secret(path: Path, given: str | None = None) -> str:

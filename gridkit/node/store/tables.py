@@ -65,3 +65,10 @@ event = sa.Table(
     sa.Column("body", sa.JSON, nullable=False),
     sqlite_autoincrement=True,
 )
+peer = sa.Table(
+    "peer",
+    metadata,
+    sa.Column("id", sa.String(200), primary_key=True),
+    sa.Column("address", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
