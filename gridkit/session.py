@@ -120,6 +120,16 @@ class Session(cells.ShortDir):
         """Process ids: ``{"node": pid or None, "workers": [pid, …]}``."""
         return self._core.pids
 
+    @property
+    def identity(self) -> str:
+        """The node's id among nodes."""
+        return BRIDGE.sync(self._core.identity())
+
+    @property
+    def peers(self) -> dict[str, str]:
+        """The nodes that this session's node knows: id to address."""
+        return BRIDGE.sync(self._core.peers())
+
     def close(self) -> None:
         """End this session's workers, its node if it was launched here, and its connections. Idempotent.
 
@@ -129,6 +139,7 @@ class Session(cells.ShortDir):
         for form in tuple(self._forms):
             form.update_twin(over=True)
 
+    connect_nodes = sync(_Core.connect_nodes)
     host_training = sync(_Core.host_training)
     join = sync(_Core.join)
     train = sync(_Core.train)
@@ -208,7 +219,13 @@ class _Desk:
         return BRIDGE.submit(self._core.join(name, version, clients=clients))
 
 
-def launch(*, data: str | os.PathLike[str] | None = None, host: str = "127.0.0.1", workers: int = 2) -> Session:
+def launch(
+    *,
+    data: str | os.PathLike[str] | None = None,
+    host: str = "127.0.0.1",
+    workers: int = 2,
+    allow_targets: Sequence[str] = (),
+) -> Session:
     """Start a node of this session's own and worker processes ahead of the first training. See `gridkit.aio.launch`.
 
     In a notebook: running the cell again closes the session that it made before.
@@ -217,7 +234,7 @@ def launch(*, data: str | os.PathLike[str] | None = None, host: str = "127.0.0.1
         >>> grid = gk.launch()                                                      # doctest: +SKIP
     """
     cells.renew()
-    session = Session(BRIDGE.sync(aio.open_launched(_Core, data, host, workers)))
+    session = Session(BRIDGE.sync(aio.open_launched(_Core, data, host, workers, allow_targets)))
     cells.remember(session)
     return session
 

@@ -11,10 +11,11 @@ import asyncio
 import functools
 import json
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
 
+from gridkit.aio.nodes import Nodes
 from gridkit.aio.trainings import RunT, Trainings
 from gridkit.client.link import Link
 from gridkit.errors import AccessError, ErrorCode, UsageError
@@ -29,7 +30,7 @@ PATIENCE = 30.0
 """seconds for which a session waits for a node that doesn't answer, such as one that is being started again"""
 
 
-class SessionCore(Trainings[RunT]):
+class SessionCore(Trainings[RunT], Nodes):
     """What a person holds in a notebook: one node, what it hosts, and the worker processes of this session.
 
     Made by `launch` or `connect`; an async context manager. A part a file: `gridkit.aio.trainings`, ….
@@ -42,29 +43,42 @@ class Session(SessionCore[AsyncRun]):
     _run_class = AsyncRun
 
 
-async def open_launched(kind: type[Any], data: str | os.PathLike[str] | None, host: str, workers: int) -> Any:
+async def open_launched(
+    kind: type[Any],
+    data: str | os.PathLike[str] | None,
+    host: str,
+    workers: int,
+    allow_targets: Sequence[str],
+) -> Any:
     """A session of this kind on a node and workers of its own."""
     pool = await asyncio.to_thread(Pool, workers)
     try:
-        node = await asyncio.to_thread(lambda: NodeProcess(data, host=host))
+        node = await asyncio.to_thread(lambda: NodeProcess(data, host=host, allow_targets=allow_targets))
     except BaseException:
         await asyncio.to_thread(pool.close)
         raise
     return kind(Link(node.url, node.token, patience=PATIENCE), node=node, pool=pool)
 
 
-async def launch(*, data: str | os.PathLike[str] | None = None, host: str = "127.0.0.1", workers: int = 2) -> Session:
+async def launch(
+    *,
+    data: str | os.PathLike[str] | None = None,
+    host: str = "127.0.0.1",
+    workers: int = 2,
+    allow_targets: Sequence[str] = (),
+) -> Session:
     """Start a node of this session's own, in its own process, and worker processes ahead of the first training.
 
     Args:
         data: folder to keep; None takes a temporary one, deleted at close.
         host: interface to listen on.
         workers: processes to start ahead; each needs about 300 MB once torch is loaded.
+        allow_targets: what the node may call by itself, as for `connect_nodes`: "HOST", "HOST:PORT" or a network.
 
     Returns:
         A session; closing it ends node and workers. They end with this process in any case.
     """
-    session: Session = await open_launched(Session, data, host, workers)
+    session: Session = await open_launched(Session, data, host, workers, allow_targets)
     return session
 
 

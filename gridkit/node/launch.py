@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 from gridkit.errors import GridkitError
@@ -29,6 +30,7 @@ class NodeProcess:
     Args:
         data: its folder; None takes a temporary one, which `close` deletes.
         host: the interface it listens on.
+        allow_targets: what it may call by itself.
 
     When it dies it is started again on the same data, with the same port and token. It ends with the process that
     started it, in whatever way that ends.
@@ -37,10 +39,18 @@ class NodeProcess:
         GridkitError: it didn't start; the message holds its last words.
     """
 
-    def __init__(self, data: str | os.PathLike[str] | None = None, *, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        data: str | os.PathLike[str] | None = None,
+        *,
+        host: str = "127.0.0.1",
+        allow_targets: Sequence[str] = (),
+    ) -> None:
         self._temporary = data is None
         self.data = Path(tempfile.mkdtemp(prefix="gridkit-")) if data is None else Path(data)
         self._host = host
+        self._options = ["--temporary"] if self._temporary else []
+        self._options += [part for target in allow_targets for part in ("--allow-target", target)]
         self._port = 0
         self.token = secrets.token_urlsafe(32)
         if not self._temporary:
@@ -66,7 +76,13 @@ class NodeProcess:
 
     def _start(self) -> str:
         command = [sys.executable, "-m", "gridkit", "node", "--host", self._host, "--port", str(self._port)]
-        command += ["--data", str(self.data), "--with-parent", *(["--temporary"] if self._temporary else [])]
+        command += [
+            "--data",
+            str(self.data),
+            "--with-parent",
+            *(["--temporary"] if self._temporary else []),
+            *self._allowed,
+        ]
         self._started_at = time.monotonic()
         self._child = subprocess.Popen(
             command,
