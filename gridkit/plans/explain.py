@@ -16,6 +16,7 @@ from gridkit.plans.cost import Cost, Kind, costs, kind_of
 from gridkit.plans.plan import Arg, InputRole, Plan
 from gridkit.plans.table.ops import table
 from gridkit.plans.table.shapes import Meta
+from gridkit.widgets import words
 from gridkit.wire.tensors import TensorSpec
 
 MAX_LINES = 20
@@ -119,11 +120,12 @@ class Explanation:
         """The main facts, a line each."""
         what = "one training step" if self.trains else "one call"
         if _batched(self.plan):
-            what += f" on {_many(self.batch, 'sample')}"
+            what += f" on {words.many(self.batch, 'sample')}"
+        peak = words.size(self.peak_memory)
         return {
-            "takes": f"{_flops(self.flops)} for {what}, and {_bytes(self.peak_memory)} for its values at their peak",
+            "takes": f"{_flops(self.flops)} for {what}, and {peak} for its values at their peak",
             **_facts(self.plan),
-            "size": f"{_bytes(self.size)} as it travels",
+            "size": f"{words.size(self.size)} as it travels",
         }
 
     @cached_property
@@ -141,7 +143,7 @@ class Explanation:
         for output in self.plan.outputs:
             value = dry_run(self.plan, self.batch)[output.id]
             assert isinstance(value, Meta)
-            rows.append((output.name, f"{value.dtype}{_shape(value.shape)}", f"the {output.role}"))
+            rows.append((output.name, f"{value.dtype}{words.shape(value.shape)}", f"the {output.role}"))
         of = f", for B = {self.batch:,}" if _batched(self.plan) else ""
         return Part("Results", ("name", f"shape{of}", "what it is"), tuple(rows), opened=True)
 
@@ -155,17 +157,19 @@ class Explanation:
             some = ", ".join(f"{n:.6g}" for n in self.numbers[:8]) + (", …" if len(self.numbers) > 8 else "")
             rows.append(("numbers", f"{len(self.numbers):,} different ones among the operations' arguments: {some}"))
         for c in self.constants:
-            rows.append((c.name, f"{c.dtype}{_shape(c.shape)}, {_bytes(_total([c]))}: with all its values"))
+            rows.append((c.name, f"{c.dtype}{words.shape(c.shape)}, {words.size(_total([c]))}: with all its values"))
         if self.trains:
-            tensors, size = _many(len(self.plan.state), "tensor"), _bytes(_total(self.plan.state))
+            tensors, size = words.many(len(self.plan.state), "tensor"), words.size(_total(self.plan.state))
             rows.append(("the model", f"{tensors}, {size}, anew each round: with what the others taught it"))
             rows.append(("the settings", "learning rate, batch size, number of epochs or updates, seed"))
         note = None if self.constants else "No tensor travels inside of this plan."
         return Part(title, ("what", "which"), tuple(rows), note, opened=True)
 
     def _sent(self) -> Part:
-        rows = [(f"change of {s.name}", f"{s.dtype}{_shape(s.shape)}", _bytes(_total([s]))) for s in self.sends]
-        rows.insert(0, ("all changes", f"{sum(s.size for s in self.sends):,} values", _bytes(_total(self.sends))))
+        rows = [
+            (f"change of {s.name}", f"{s.dtype}{words.shape(s.shape)}", words.size(_total([s]))) for s in self.sends
+        ]
+        rows.insert(0, ("all changes", f"{sum(s.size for s in self.sends):,} values", words.size(_total(self.sends))))
         rows += [("number of samples", "one number", ""), ("mean loss", "one number", "")]
         return Part(
             "A worker sends, each round",
@@ -178,7 +182,9 @@ class Explanation:
 
     def _kept(self) -> Part:
         rows = [
-            (i.name, f"{i.dtype}{_shape(i.shape)}", _ROLES[i.role]) for i in self.plan.inputs if i.role in ("x", "y")
+            (i.name, f"{i.dtype}{words.shape(i.shape)}", _ROLES[i.role])
+            for i in self.plan.inputs
+            if i.role in ("x", "y")
         ]
         rows.append(("the steps between", "", "each step's gradients and the optimizer's memory"))
         return Part(
@@ -248,7 +254,7 @@ def _facts(plan: Plan) -> dict[str, str]:
     if params:
         facts["parameters"] = f"{len(params):,} ({sum(s.size for s in params):,} values)"
     given = [i for i in plan.inputs if i.role in ("x", "y", "arg")][:MAX_ARGUMENTS]
-    facts |= {f"argument {i.name}" if i.role == "arg" else i.role: f"{i.dtype}{_shape(i.shape)}" for i in given}
+    facts |= {f"argument {i.name}" if i.role == "arg" else i.role: f"{i.dtype}{words.shape(i.shape)}" for i in given}
     if plan.input("lr") is not None:
         facts["lr"] = f"{plan.lr:g}, unless a training asks for another"
     if _batched(plan):
@@ -270,14 +276,14 @@ def _inputs(plan: Plan) -> Part:
     for role, what in _HELD.items():
         specs = _specs(plan, role)
         if specs:
-            rows.append((what, _many(len(specs), "tensor"), f"{sum(s.size for s in specs):,} values"))
+            rows.append((what, words.many(len(specs), "tensor"), f"{sum(s.size for s in specs):,} values"))
     rest = (i for i in plan.inputs if i.role not in _HELD)
-    rows += [(i.name, f"{i.dtype}{_shape(i.shape)}", _ROLES[i.role]) for i in rest]
+    rows += [(i.name, f"{i.dtype}{words.shape(i.shape)}", _ROLES[i.role]) for i in rest]
     return Part("Inputs", ("name", "shape", "what it is"), tuple(rows))
 
 
 def _parameters(plan: Plan) -> Part:
-    rows = tuple((s.name, _shape(s.shape), f"{s.size:,}") for s in _specs(plan, "param"))
+    rows = tuple((s.name, words.shape(s.shape), f"{s.size:,}") for s in _specs(plan, "param"))
     return Part("Parameters", ("name", "shape", "values"), rows)
 
 
@@ -303,29 +309,8 @@ def _total(specs: Iterable[TensorSpec]) -> int:
 # ---- as text
 
 
-def _shape(shape: Iterable[object]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}" + ("" if count == 1 else "s")
-
-
-def _scaled(value: float, units: tuple[str, ...]) -> str:
-    """Three digits and a unit."""
-    for unit in units[:-1]:
-        if value < 999.5:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:,.0f} {units[-1]}" if value >= 100 else f"{value:.3g} {units[-1]}"
-
-
 def _flops(count: int) -> str:
-    return _scaled(count, ("FLOPs", "kFLOPs", "MFLOPs", "GFLOPs", "TFLOPs"))
-
-
-def _bytes(count: int) -> str:
-    return _scaled(count, ("bytes", "kB", "MB", "GB"))
+    return words.scaled(count, ("FLOPs", "kFLOPs", "MFLOPs", "GFLOPs", "TFLOPs"))
 
 
 def _aligned(rows: Iterable[tuple[str, ...]]) -> list[str]:

@@ -11,20 +11,18 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import ipywidgets as W
 
 from gridkit import cells, threads
-from gridkit.errors import GridkitError, UsageError
+from gridkit.errors import UsageError
 from gridkit.widgets import found
-from gridkit.widgets.html import Html, card, joined, tag
-from gridkit.widgets.twin import TwinBox
+from gridkit.widgets.form import WIDE, Form, namespace, wide
+from gridkit.widgets.html import Html, card, tag
 
-T = TypeVar("T")
 Row = Mapping[str, Any]
 
-_WIDE = {"description_width": "6.5em"}
 _NONE = "(none)"
 
 
@@ -80,7 +78,7 @@ class Grid(Protocol):
         ...
 
 
-class Launcher(TwinBox):
+class Launcher(Form):
     """Choose a model of the notebook, or a hosted training; clients; Launch. Stop stops it.
 
     Args:
@@ -129,25 +127,24 @@ class Launcher(TwinBox):
         self.what = W.ToggleButtons(
             options=[("A model in this notebook", "model"), ("A hosted training", "hosted")],
             description="Train",
-            style={**_WIDE, "button_width": "auto"},
+            style={**WIDE, "button_width": "auto"},
             tooltips=["Host it on the node and train it", "Take part in it; its rounds and strategy are its own"],
         )
-        self.model = W.Dropdown(description="Model", style=_WIDE, layout=_wide())
-        self.hosted = W.Dropdown(description="Training", style=_WIDE, layout=_wide())
-        self.name = W.Text(name or "", description="Name", style=_WIDE, layout=_wide(), continuous_update=False)
-        self.clients = W.Dropdown(description="Clients", style=_WIDE, layout=_wide())
-        self.evaluate = W.Dropdown(description="Evaluate", style=_WIDE, layout=_wide())
-        self.rounds = W.BoundedIntText(10, 0, 1_000_000, description="Rounds", style=_WIDE, layout=_narrow())
-        self.batch_size = W.BoundedIntText(8, 1, 1_000_000, description="Batch size", style=_WIDE, layout=_narrow())
-        self.lr = W.BoundedFloatText(0.1, min=0.0, max=1e6, description="Rate (lr)", style=_WIDE, layout=_narrow())
-        self.strategy = W.Dropdown(options=list(grid.strategies), description="Strategy", style=_WIDE, layout=_narrow())
+        self.model = W.Dropdown(description="Model", style=WIDE, layout=wide())
+        self.hosted = W.Dropdown(description="Training", style=WIDE, layout=wide())
+        self.name = W.Text(name or "", description="Name", style=WIDE, layout=wide(), continuous_update=False)
+        self.clients = W.Dropdown(description="Clients", style=WIDE, layout=wide())
+        self.evaluate = W.Dropdown(description="Evaluate", style=WIDE, layout=wide())
+        self.rounds = W.BoundedIntText(10, 0, 1_000_000, description="Rounds", style=WIDE, layout=_narrow())
+        self.batch_size = W.BoundedIntText(8, 1, 1_000_000, description="Batch size", style=WIDE, layout=_narrow())
+        self.lr = W.BoundedFloatText(0.1, min=0.0, max=1e6, description="Rate (lr)", style=WIDE, layout=_narrow())
+        self.strategy = W.Dropdown(options=list(grid.strategies), description="Strategy", style=WIDE, layout=_narrow())
         self.launch_button = W.Button(description="Launch", button_style="primary", icon="play")
         self.stop_button = W.Button(description="Stop", icon="stop", disabled=True)
         self.refresh_button = W.Button(description="Refresh", icon="refresh")
         self.launch_button.tooltip = "Start the training; the notebook stays free"
         self.stop_button.tooltip = "Stop after this round; again: at once"
         self.refresh_button.tooltip = "Look again for variables and hosted trainings"
-        self.status = W.HTML()
         self.below = W.VBox()
         super().__init__(
             [
@@ -160,16 +157,14 @@ class Launcher(TwinBox):
                 W.HBox([self.rounds, self.strategy], layout=W.Layout(flex_flow="row wrap")),
                 W.HBox([self.batch_size, self.lr], layout=W.Layout(flex_flow="row wrap")),
                 W.HBox([self.launch_button, self.stop_button, self.refresh_button]),
-                self.status,
-                self.below,
-            ]
+            ],
+            [self.below],
         )
         self.launch_button.on_click(lambda _: self.launch())
         self.stop_button.on_click(lambda _: self.stop())
         self.refresh_button.on_click(lambda _: self.refresh())
         for chooser in (self.what, self.model, self.hosted):
             chooser.observe(lambda _: self._show_choice(), "value")
-        self.say("")
         self._look()
         self._show_trainings(rows)
         cells.remember(self)
@@ -182,19 +177,19 @@ class Launcher(TwinBox):
         self.ask(self._grid.trainings, self._show_trainings)
 
     def _look(self) -> None:
-        namespace = _namespace()
+        variables = namespace()
         model, plan, clients, evaluate = self._given
         if clients is None:
-            lists = found.client_lists(namespace)
+            lists = found.client_lists(variables)
         else:
-            lists = [found.Clients(next((n for n, v in namespace.items() if v is clients), "the clients"), clients)]
+            lists = [found.Clients(next((n for n, v in variables.items() if v is clients), "the clients"), clients)]
         if evaluate is None:
-            functions = {_NONE: None, **found.evaluators(namespace)}
+            functions = {_NONE: None, **found.evaluators(variables)}
         else:
             functions = {getattr(evaluate, "__name__", "the function"): evaluate}
         with self._form:
             self._filling = True
-            self._choose(self.model, {each.label: each for each in found.trainables(namespace, model, plan)})
+            self._choose(self.model, {each.label: each for each in found.trainables(variables, model, plan)})
             self._choose(self.clients, {each.label: each for each in lists})
             self._choose(self.evaluate, functions, "evaluate" if "evaluate" in functions else _NONE)
             self._filling = False
@@ -316,7 +311,7 @@ class Launcher(TwinBox):
         self._changed()  # it may have ended before
 
     def _launched_nothing(self, error: BaseException) -> None:
-        self._say_error(error)
+        self.say_error(error)
         self._busy = False
         self.launch_button.disabled = False
 
@@ -352,46 +347,12 @@ class Launcher(TwinBox):
         hosted = self.what.value == "hosted"
         facts = {"trains": (self.hosted if hosted else self.model).label or "nothing yet"}
         facts |= {"clients": self.clients.label or "none yet", "rounds": self.rounds.value or "without end"}
-        facts |= {"strategy": self.strategy.value, "status": self._said or "ready"}
+        facts |= {"strategy": self.strategy.value, "status": self.said or "ready"}
         text, html = f"Launcher: {', '.join(f'{key} {value}' for key, value in facts.items())}", card("Launcher", facts)
         if self._watch is None:
             return text, html
         below = self._watch.twin()
         return f"{text}\n{below[0]}", tag("div", html, below[1])
-
-    # -- words
-
-    def say(self, text: str) -> None:
-        """Show this as the status."""
-        self._said = text
-        lines = [part for line in text.splitlines() for part in (tag("br"), line)][1:]
-        self.status.value = tag("div", joined(lines), role="status", aria_live="polite")
-
-    def _say_error(self, error: BaseException) -> None:
-        self.say(f"{type(error).__name__}: {error}")
-
-    def ask(
-        self,
-        start: Callable[[], Future[T]],
-        apply: Callable[[T], None],
-        failed: Callable[[BaseException], None] | None = None,
-    ) -> None:
-        """Start something, and apply what comes of it on a thread of its own; an error is shown."""
-        failed = failed or self._say_error
-        try:
-            future = start()
-        except GridkitError as error:
-            failed(error)
-            return
-
-        def wait() -> None:
-            try:
-                apply(future.result())
-            except Exception as error:  # noqa: BLE001  whatever it is, the person who clicked sees it
-                failed(error)
-
-        context = contextvars.copy_context()
-        threads.start(lambda: context.run(wait), name="gridkit-launcher", end=lambda: _cancel(future))
 
     @staticmethod
     def _check(model: Any, plan: Any, clients: Any) -> None:
@@ -405,19 +366,6 @@ class Launcher(TwinBox):
             )
         if clients is not None and not found.is_shards(clients):
             raise UsageError("clients isn't a list of (x, y)", "pass one pair of arrays a client, of equal length")
-
-
-def _cancel(future: Future[Any]) -> None:
-    future.cancel()
-
-
-def _namespace() -> Mapping[str, Any]:
-    shell = cells.shell()
-    return {} if shell is None else dict(shell.user_ns)
-
-
-def _wide() -> W.Layout:
-    return W.Layout(width="min(100%, 34em)")
 
 
 def _narrow() -> W.Layout:
