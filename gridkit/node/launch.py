@@ -76,13 +76,7 @@ class NodeProcess:
 
     def _start(self) -> str:
         command = [sys.executable, "-m", "gridkit", "node", "--host", self._host, "--port", str(self._port)]
-        command += [
-            "--data",
-            str(self.data),
-            "--with-parent",
-            *(["--temporary"] if self._temporary else []),
-            *self._allowed,
-        ]
+        command += ["--data", str(self.data), "--with-parent", *self._options]
         self._started_at = time.monotonic()
         self._child = subprocess.Popen(
             command,
