@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -83,6 +84,8 @@ def serve(settings: NodeSettings, *, with_parent: bool = False, temporary: bool 
         temporary: delete the data folder at the end.
     """
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a file a socket; shells give 1024 of them
     try:
         with _alone(settings.data):
             asyncio.run(_serve(settings, with_parent))
