@@ -28,6 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "node": {"federated", "wire", "plans"},
     "client": {"wire", "plans"},
     "workers": {"plans", "client", "federated", "wire"},
+    "runner": {"plans", "wire"},
     "bridge": {"waitloop"},
     "waitloop": set(),
     "options": set(),

@@ -33,6 +33,16 @@ class Limits:
     """an id, a name, a version, a label (characters)"""
     plan: int = 72 * MIB
     """one plan"""
+    run_seconds: float = 30.0
+    """one computation in the runner (seconds)"""
+    run_memory: int = 4096 * MIB
+    """what a runner may take beyond torch itself; one computation gets half of it, its parameters included"""
+    run_results: int = 256 * MIB
+    """the results of one computation"""
+    run_inputs: int = 256 * MIB
+    """the inputs of all computations that wait"""
+    run_waiting: int = 512
+    """number of computations that wait"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gridkit.errors import PlanError
+from gridkit.errors import ErrorCode, PlanError
 from gridkit.plans.plan import Arg, Dtype, Guard, Node, Plan, Ref
 from gridkit.plans.table.ops import Op, table
 from gridkit.plans.table.shapes import Meta
@@ -193,7 +193,10 @@ def shapes_of(plan: Plan, batch: int, budget: int = DEFAULT_BUDGET, visit: Visit
         if isinstance(known, Meta):
             memory.take(key, known.nbytes)
     if memory.total > budget:
-        raise PlanError(f"the inputs of plan {plan.name!r} take {memory.total:,} bytes; {budget:,} are allowed")
+        raise PlanError(
+            f"the inputs of plan {plan.name!r} take {memory.total:,} bytes; {budget:,} are allowed",
+            code=ErrorCode.OUT_OF_MEMORY,
+        )
     rows = table()
     for index, (node, dying) in enumerate(zip(plan.nodes, last_uses(plan), strict=True)):
         op = rows[node.op]
@@ -213,7 +216,8 @@ def shapes_of(plan: Plan, batch: int, budget: int = DEFAULT_BUDGET, visit: Visit
                 if memory.total + unused + taken > budget or value.nbytes > budget:
                     raise PlanError(
                         f"{label(plan, index)} needs {value.nbytes:,} bytes for {value.dtype}{list(value.shape)}, "
-                        f"{memory.total + unused + taken:,} in all; {budget:,} are allowed"
+                        f"{memory.total + unused + taken:,} in all; {budget:,} are allowed",
+                        code=ErrorCode.OUT_OF_MEMORY,
                     )
                 if id is None:
                     unused += taken
