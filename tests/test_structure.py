@@ -36,7 +36,8 @@ ARROWS: dict[str, set[str]] = {
     "threads": set(),
     "widgets": {"cells", "options", "threads"},
     "results": {"federated", "wire"},
-    "aio": {"cells", "client", "hosted", "node", "plans", "run", "widgets", "wire", "workers"},
+    "listings": {"cells", "widgets"},
+    "aio": {"cells", "client", "hosted", "listings", "node", "plans", "run", "widgets", "wire", "workers"},
 }
 # The simulator is a worker and a node in one process: what it gives back is a Run. A plan shows itself as HTML, which
 # is escaped in one place; the tracer's messages name the cell.
@@ -162,11 +163,11 @@ def test_the_cycle_engine_has_no_clock_and_no_chance() -> None:
 
 @pytest.mark.parametrize("part", ["node", "federated", "wire", "client"])
 def test_no_torch_where_foreign_reports_are_read(part: str) -> None:
-    """But for the runner, a child process, and for annotations."""
+    """But for annotations."""
     wrong = [
         f"{path.relative_to(ROOT)}:{line}"
         for path in SOURCES
-        if part_of(path) == part and path.name != "runner.py"
+        if part_of(path) == part
         for module, line, for_types in modules_imported(path)
         if module.split(".")[0] == "torch" and not for_types
     ]
