@@ -86,6 +86,15 @@ class NodeUnderTest:
         headers = {**kwargs.pop("headers", {}), **({"authorization": f"Bearer {token}"} if token else {})}
         return httpx.Client(base_url=self.url, headers=headers, timeout=20, trust_env=False, **kwargs)
 
+    def add_user(self, name: str, role: str = "data scientist", **wish: Any) -> str:
+        """Make an account; a token of it. `wish` may hold `scopes`, `expires`, `label` of the token."""
+        with self.http() as http:
+            made = http.post("/users", json={"name": name, "role": role})
+            assert made.status_code == 200, made.text
+            token = http.post("/tokens", json={"user": name, **wish})
+            assert token.status_code == 200, token.text
+        return str(token.json()["token"])
+
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(10)

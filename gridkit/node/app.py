@@ -20,12 +20,16 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from gridkit.errors import UsageError
+from gridkit.node.accounts import Accounts
 from gridkit.node.guard import Guard
+from gridkit.node.identities import Identities
 from gridkit.node.outbound import Outbound
+from gridkit.node.passwords import Passwords
 from gridkit.node.peers import Peers
 from gridkit.node.protocol import GridkitWebSocket
 from gridkit.node.rights import Access
 from gridkit.node.rounds import Rounds
+from gridkit.node.routes import accounts as account_routes
 from gridkit.node.routes import events, http, model_centric, nodes
 from gridkit.node.routes import socket as socket_routes
 from gridkit.node.service import Service
@@ -38,14 +42,17 @@ from gridkit.node.trainings import Trainings
 def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Service]:
     """The ASGI app over its service. Nothing is started yet."""
     owner = kept_secret(settings.data / "token", settings.token)
-    access = Access(owner, kept_secret(settings.data / "secret"), open=settings.open)
     database = Database(settings.database or f"sqlite:///{settings.data / 'grid.db'}")
+    passwords = Passwords()
+    identities = Identities(database, passwords)
+    access = Access(owner, kept_secret(settings.data / "secret"), identities, open=settings.open)
+    accounts = Accounts(database, access, identities, passwords)
     blobs = Blobs(settings.blobs or str(settings.data / "blobs"))
     rounds = Rounds(database, blobs)
     peers = Peers(database, access, outbound, kept_identity(settings), rounds.clock)
-    service = Service(access, Trainings(rounds, access), peers)
+    service = Service(access, accounts, Trainings(rounds, access), peers)
     app = Starlette(
-        routes=[*model_centric.ROUTES, *nodes.ROUTES, *events.ROUTES, *socket_routes.ROUTES],
+        routes=[*model_centric.ROUTES, *account_routes.ROUTES, *nodes.ROUTES, *events.ROUTES, *socket_routes.ROUTES],
         middleware=[Middleware(Guard, settings=settings)],
         exception_handlers=http.HANDLERS,
     )
@@ -119,6 +126,7 @@ async def _serve(settings: NodeSettings, with_parent: bool) -> None:
     )
     service.trainings.rounds.db.start()
     try:
+        await service.accounts.start()
         await service.trainings.rounds.start()
         server = Server(config, service)
         if with_parent:
@@ -128,6 +136,7 @@ async def _serve(settings: NodeSettings, with_parent: bool) -> None:
         await announcement
     finally:
         await service.trainings.rounds.close()
+        service.accounts.close()
         await asyncio.to_thread(service.trainings.rounds.db.close)
         outbound.close()
         listening.close()

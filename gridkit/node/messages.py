@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 import unicodedata
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -26,7 +27,25 @@ Text = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_plain
 
 Key = Annotated[str, Field(min_length=1, max_length=200)]
 Seconds = Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)]
+TokenSeconds = Annotated[float, Field(gt=0, le=366 * 86400, allow_inf_nan=False)]
+"""for how long a token is good, from now on"""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("lone surrogates are not allowed") from None
+    return text
+
+
+def _account(name: str) -> str:
+    if not re.fullmatch(r"[\w.@+-]+( [\w.@+-]+)*", name) or unicodedata.normalize("NFKC", name) != name:
+        raise ValueError("a name has letters, digits, '.', '_', '@', '+', '-' and single spaces inside")
+    if name.casefold() in ("owner", "anonymous"):
+        raise ValueError(f"'{name}' is a name of the node's own")
+    return name
 
 
 class Message(BaseModel):
@@ -107,6 +126,37 @@ class Stop(ProcessName):
 class IssueToken(ProcessName):
     worker: Text | None = None
     slot: Annotated[int, Field(ge=0, lt=1_000_000)] | None = None
+    expires: TokenSeconds = 30 * 86400.0
+
+
+Password = Annotated[str, Field(min_length=8, max_length=1000), AfterValidator(_encodable)]
+AccountName = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_account)]
+"""The name of an account: letters, digits and ``. _ @ + -``, spaces inside, one spelling of what looks alike."""
+
+
+class AddUser(Message):
+    name: AccountName
+    role: Literal["owner", "data scientist", "worker"] = "data scientist"
+    password: Password | None = None
+    """none: the account has tokens only"""
+
+
+class SetPassword(Message):
+    password: Password
+
+
+class Login(Message):
+    username: Annotated[str, Field(max_length=200), AfterValidator(_encodable)]
+    password: Annotated[str, Field(max_length=1000), AfterValidator(_encodable)]
+
+
+class CreateToken(Message):
+    user: Text | None = None
+    """whose; none: one's own"""
+    scopes: Annotated[list[Literal["browse", "run", "host", "train", "manage"]], Field(min_length=1)] | None = None
+    """none: all that the account may"""
+    expires: TokenSeconds = 90 * 86400.0
+    label: Annotated[str, Field(max_length=200), AfterValidator(_plain)] = ""
 
 
 class ConnectNode(Message):

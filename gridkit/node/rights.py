@@ -6,12 +6,21 @@ import base64
 import binascii
 import enum
 import hmac
+import secrets
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import jwt
 
 from gridkit.errors import AccessError, ErrorCode
+
+SCOPES = frozenset({"browse", "run", "host", "train", "manage"})
+"""what a token can be good for"""
+ACCOUNT_TOKEN = "gk_"
+"""how tokens of accounts begin"""
+WORKER_TOKEN_SECONDS = 30 * 86400.0
 
 
 class Role(enum.StrEnum):
@@ -29,6 +38,7 @@ class Principal:
         name: of the account; objects belong to names. "owner" is the node's own token, "" is nobody in particular.
         scopes: what the credential is good for (see `Rule.scope`); None is all that the role may.
         process, slot, label: a worker's token is good for one process, and may name its slot and label there.
+        token: the id of the credential, no secret; "" is the node's own token, a password or none.
     """
 
     role: Role
@@ -37,6 +47,7 @@ class Principal:
     process: str | None = None
     slot: int | None = None
     label: str | None = None
+    token: str = field(default="", compare=False)
 
 
 ANONYMOUS = Principal(Role.ANONYMOUS)
@@ -49,33 +60,45 @@ class Rule:
 
     Args:
         roles: who has it.
-        scope: which scope a token must have, if it has any: "browse", "run", "host", "train" or "manage".
+        scope: which one of `SCOPES` a token must have, if it has any.
         open: anonymous clients of the old protocols have it too under ``--open``.
         own: it is a right to one's own objects only; the role owner has it to everybody's.
+        others: with `own`, further roles that have it to everybody's.
     """
 
     roles: frozenset[Role]
     scope: str
     open: bool = False
     own: bool = False
+    others: frozenset[Role] = frozenset()
 
 
 _EVERYBODY = frozenset(Role)
 _OWNER = frozenset({Role.OWNER})
 _MEMBERS = frozenset({Role.OWNER, Role.SCIENTIST})
 _TRUSTED = frozenset({Role.OWNER, Role.SCIENTIST, Role.WORKER})
+_JOINING = frozenset({Role.WORKER, Role.ANONYMOUS})  # a worker's token names its training; --open means all trainings
 
 RULES: dict[str, Rule] = {
     "status": Rule(_EVERYBODY, "browse"),
     # model-centric training
     "authenticate": Rule(_EVERYBODY, "train"),  # the credential may be in the message: "enrol" is asked of that one
-    "enrol": Rule(_TRUSTED, "train", open=True),
+    "enrol": Rule(_TRUSTED, "train", open=True, own=True, others=_JOINING),
     "work": Rule(_EVERYBODY, "train"),  # the worker id and the request key are the right
-    "retrieve-model": Rule(_TRUSTED, "train", open=True),
-    "host-training": Rule(_OWNER, "host", open=True),
-    "issue-token": Rule(_OWNER, "host", own=True),
-    "observe": Rule(_OWNER, "browse", own=True),
-    "stop": Rule(_OWNER, "host", own=True),
+    "retrieve-model": Rule(_TRUSTED, "train", open=True, own=True, others=_JOINING),
+    "host-training": Rule(_MEMBERS, "host", open=True),
+    "issue-token": Rule(_MEMBERS, "host", own=True),
+    "observe": Rule(_MEMBERS, "browse", own=True),
+    "stop": Rule(_MEMBERS, "host", own=True),
+    # accounts
+    "login": Rule(_EVERYBODY, "browse"),
+    "list-users": Rule(_TRUSTED, "browse", own=True),
+    "manage-users": Rule(_OWNER, "manage"),
+    "set-password": Rule(_TRUSTED, "manage", own=True),
+    "list-tokens": Rule(_TRUSTED, "browse", own=True),
+    "create-token": Rule(_TRUSTED, "manage", own=True),
+    "revoke-token": Rule(_TRUSTED, "manage", own=True),
+    "read-audit": Rule(_OWNER, "manage"),
     # other nodes
     "list-peers": Rule(_MEMBERS, "browse", open=True),
     "connect-node": Rule(_OWNER, "manage", open=True),
@@ -84,27 +107,57 @@ RULES: dict[str, Rule] = {
     "download-model": Rule(_MEMBERS, "browse", open=True),
     "run-inference": Rule(_MEMBERS, "run", open=True),
     "host-model": Rule(_MEMBERS, "host", open=True),
+    "replace-model": Rule(_MEMBERS, "host", open=True, own=True),  # a new version under an id that exists
     "delete-model": Rule(_MEMBERS, "host", open=True, own=True),
 }
 
 
+class Identities(Protocol):
+    """The accounts, as far as `Access` needs them (see `gridkit.node.identities`)."""
+
+    async def of_token(self, token: str) -> Principal | None: ...
+
+    async def of_password(self, name: str, password: str) -> Principal | None: ...
+
+    def is_revoked(self, token_id: str) -> bool: ...
+
+
 class Access:
-    """The owner's token, and the workers' tokens, which this node signs (JWT, HS256) and can so check after a restart.
+    """The owner's token, the accounts' credentials, and the workers' tokens, which this node signs (JWT, HS256).
 
     Args:
         owner: the owner's token.
         secret: what worker tokens are signed with; never leaves the node.
+        identities: the accounts.
         open: whether ``--open`` was given.
     """
 
-    def __init__(self, owner: str, secret: str, *, open: bool = False) -> None:
+    def __init__(self, owner: str, secret: str, identities: Identities, *, open: bool = False) -> None:
         self._owner = owner.encode()
         self._secret = secret
+        self._identities = identities
         self._open = open
 
-    def issue(self, process: str, slot: int | None = None, label: str | None = None) -> str:
-        """A worker token for this process only."""
-        claims = {"role": "worker", "process": process, "slot": slot, "label": label}
+    def issue(
+        self,
+        process: str,
+        slot: int | None = None,
+        label: str | None = None,
+        *,
+        seconds: float = WORKER_TOKEN_SECONDS,
+    ) -> str:
+        """A worker token for this process only, good for so many seconds.
+
+        Its id (the claim `jti`) begins with the process's, so that who owns the process can revoke it by id.
+        """
+        claims = {
+            "role": "worker",
+            "process": process,
+            "slot": slot,
+            "label": label,
+            "exp": int(time.time() + seconds),
+            "jti": f"{process}-{secrets.token_hex(8)}",
+        }
         return jwt.encode({k: v for k, v in claims.items() if v is not None}, self._secret, algorithm="HS256")
 
     async def principal(self, credential: str | None) -> Principal:
@@ -117,28 +170,61 @@ class Access:
             return ANONYMOUS
         if hmac.compare_digest(credential.encode("utf-8", "surrogateescape"), self._owner):
             return OWNER
+        if credential.startswith(ACCOUNT_TOKEN):
+            known = await self._identities.of_token(credential)
+            if known is None:
+                raise _unauthenticated(WRONG_TOKEN)
+            return known
         try:
             claims = jwt.decode(
-                credential, self._secret, algorithms=["HS256"], options={"require": ["role", "process"]}
+                credential, self._secret, algorithms=["HS256"], options={"require": ["role", "process", "exp", "jti"]}
             )
         except jwt.InvalidTokenError:
-            raise _unauthenticated("the token is not one of this node's") from None
+            raise _unauthenticated(WRONG_TOKEN) from None
+        if self._identities.is_revoked(claims["jti"]):
+            raise _unauthenticated(WRONG_TOKEN)
         slot, label = claims.get("slot"), claims.get("label")
-        return Principal(Role.WORKER, process=claims["process"], slot=slot, label=label)
+        return Principal(Role.WORKER, process=claims["process"], slot=slot, label=label, token=claims["jti"])
+
+    async def login(self, name: str, password: str) -> Principal:
+        """Who has this name and password.
+
+        Raises:
+            AccessError: `UNAUTHENTICATED`, one text whatever is wrong.
+            LimitError: `TOO_MANY`, so many passwords wait to be checked.
+        """
+        known = await self._identities.of_password(name, password)
+        if known is None:
+            raise _unauthenticated(WRONG_PASSWORD)
+        return known
 
     async def of_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
-        """Who stands in the Authorization headers: Bearer, Api-Key, or the password of Basic."""
+        """Who stands in the Authorization headers: Bearer, Api-Key, or Basic, with a token or a name's password."""
         refused: AccessError | None = None
-        for name, value in headers:
-            if name != b"authorization":
+        for header, value in headers:
+            if header != b"authorization":
                 continue
             try:
-                return await self.principal(_credential(value.decode("latin-1")))
+                name, credential = _credential(value.decode("latin-1"))
+                try:
+                    return await self.principal(credential)
+                except AccessError:
+                    if not name:
+                        raise
+                    return await self.login(name, credential)
             except AccessError as error:
                 refused = error
         if refused is not None:
             raise refused
         return ANONYMOUS
+
+    def may(self, principal: Principal, operation: str) -> bool:
+        """Whether `allow` passes for some object."""
+        try:
+            self.allow(principal, operation)
+        except AccessError:
+            return False
+        return True
 
     def allow(
         self, principal: Principal, operation: str, *, owner: str | None = None, process: str | None = None
@@ -161,26 +247,37 @@ class Access:
             raise _forbidden(f"{operation} needs a token with the scope '{rule.scope}'")
         if principal.process is not None and process is not None and process != principal.process:
             raise _forbidden("this worker's token was issued for another training")
-        if rule.own and owner is not None and principal.role is not Role.OWNER and owner != principal.name:
+        everybodys = principal.role is Role.OWNER or principal.role in rule.others
+        mine = owner == principal.name and (owner != "" or principal.role is Role.ANONYMOUS)
+        if rule.own and owner is not None and not everybodys and not mine:
             raise _forbidden(f"{operation} is for who owns the object, and for the node's owner")
 
 
-def _credential(header: str) -> str:
+WRONG_TOKEN = "the token is not one of this node's"
+WRONG_PASSWORD = "Invalid username/password!"
+"""the original's text: clients show it"""
+
+
+def _credential(header: str) -> tuple[str, str]:
+    """The name ("" if there is none) and the token or password."""
     scheme, _, rest = header.partition(" ")
     if scheme.lower() in ("bearer", "api-key"):
-        return rest.strip()
+        return "", rest.strip()
     if scheme.lower() == "basic":
         try:
-            return base64.b64decode(rest.strip(), validate=True).decode().partition(":")[2]
+            name, _, password = base64.b64decode(rest.strip(), validate=True).decode().partition(":")
+            return name, password
         except (binascii.Error, UnicodeDecodeError):
             raise _unauthenticated("the Basic credentials can't be read") from None
     raise _unauthenticated("the Authorization header must be Bearer, Api-Key or Basic")
 
 
 def _unauthenticated(message: str) -> AccessError:
-    hint = "pass the node's token (GRIDKIT_TOKEN), or the worker token that hosting gave out"
+    hint = "pass the node's token (GRIDKIT_TOKEN), a token of an account, or the worker token that hosting gave out"
     return AccessError(message, hint, code=ErrorCode.UNAUTHENTICATED, status=401)
 
 
 def _forbidden(message: str) -> AccessError:
-    return AccessError(message, "use the owner's token", code=ErrorCode.FORBIDDEN, status=403)
+    return AccessError(
+        message, "use a token with that right, or ask the node's owner", code=ErrorCode.FORBIDDEN, status=403
+    )

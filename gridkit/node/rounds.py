@@ -21,6 +21,7 @@ from gridkit.errors import ErrorCode, NodeError, NotFoundError
 from gridkit.federated import cycle, history
 from gridkit.federated.aggregate import aggregate
 from gridkit.node.failpoint import failpoint
+from gridkit.node.store import garbage
 from gridkit.node.store import tables as db
 from gridkit.node.store.blobs import Blobs, Draft
 from gridkit.node.store.database import Database
@@ -48,6 +49,7 @@ class Process:
     id: str
     name: str
     version: str
+    owner: str
     client_config: dict[str, Any]
     server_config: dict[str, Any]
     model: tuple[TensorSpec, ...]
@@ -58,15 +60,20 @@ class Process:
     def of(cls, row: Any) -> Process:
         specs = tuple(TensorSpec(name, dtype, tuple(shape)) for name, dtype, shape in row.model)
         state = cycle.CycleState.from_json(row.state)
-        return cls(row.id, row.name, row.version, row.client_config, row.server_config, specs, state, row.revision)
+        configs = (row.client_config, row.server_config)
+        return cls(row.id, row.name, row.version, row.owner, *configs, specs, state, row.revision)
 
     @property
     def title(self) -> str:
         return f"'{self.name}' {self.version}"
 
 
-def all_processes(c: sa.Connection) -> list[Process]:
-    return [Process.of(row) for row in c.execute(sa.select(db.process).order_by(db.process.c.created_at))]
+def all_processes(c: sa.Connection, owner: str | None = None) -> list[Process]:
+    """Every process, or every one of this owner, oldest first."""
+    wanted = sa.select(db.process).order_by(db.process.c.created_at)
+    if owner is not None:
+        wanted = wanted.where(db.process.c.owner == owner)
+    return [Process.of(row) for row in c.execute(wanted)]
 
 
 def append_rows(c: sa.Connection, run: str, rows: Iterable[dict[str, Any]]) -> None:
@@ -76,17 +83,16 @@ def append_rows(c: sa.Connection, run: str, rows: Iterable[dict[str, Any]]) -> N
         c.execute(db.event.insert().values(run=run, kind=row["kind"], body=body))
 
 
-def read_rows(c: sa.Connection, after: int, run: str | None, limit: int = 500) -> list[dict[str, Any]]:
-    """Published rows with a larger `seq`, of one run or of all."""
+def read_rows(
+    c: sa.Connection, after: int, run: str | None, owner: str | None = None, limit: int = 500
+) -> list[dict[str, Any]]:
+    """Published rows with a larger `seq`, of one run or of all, of one owner's or of everybody's."""
     wanted = sa.select(db.event).where(db.event.c.seq > after).order_by(db.event.c.seq).limit(limit)
     if run is not None:
         wanted = wanted.where(db.event.c.run == run)
+    if owner is not None:
+        wanted = wanted.where(db.event.c.run.in_(sa.select(db.process.c.id).where(db.process.c.owner == owner)))
     return [{"seq": row.seq, "run": row.run, "kind": row.kind, **row.body} for row in c.execute(wanted)]
-
-
-def _referenced(c: sa.Connection) -> set[str]:
-    tables = (db.plan, db.checkpoint, db.report)
-    return {digest for table in tables for digest in c.execute(sa.select(table.c.digest)).scalars()}
 
 
 class Rounds:
@@ -105,7 +111,7 @@ class Rounds:
 
     async def start(self) -> None:
         """Sweep what a crash left, take up aggregations that were under way, start the timer."""
-        wanted = await self.db.read(_referenced)
+        wanted = await self.db.read(garbage.referenced)
         await asyncio.to_thread(self.blobs.sweep, wanted)
         for process in await self.db.read(all_processes):
             order = cycle.pending_aggregation(process.state)
@@ -217,19 +223,6 @@ class Rounds:
                 self._spawn(self._retire_after(process))
         return process, decisions
 
-    async def discard(self, digests: list[str]) -> None:
-        """Delete those of the blobs that nothing refers to. On the writer's thread: no reference can come meanwhile,
-        but for pinned ones."""
-
-        def collect(c: sa.Connection) -> None:
-            wanted: set[str] = set()
-            for table in (db.plan, db.checkpoint, db.report):
-                wanted.update(c.execute(sa.select(table.c.digest).where(table.c.digest.in_(digests))).scalars())
-            self.blobs.collect(d for d in digests if d not in wanted)
-
-        if digests:
-            await self.db.write(collect)
-
     async def _aggregate(self, process: Process, order: cycle.Aggregate) -> None:
         """Average the reports of a closed cycle into the next checkpoint; again, if the disk is full meanwhile."""
         pause = 1.0
@@ -304,7 +297,7 @@ class Rounds:
                 c.execute(table.delete().where(which))
             return digests
 
-        await self.discard(await self.db.write(forget))
+        await garbage.discard(self.db, self.blobs, await self.db.write(forget))
 
     async def _keep_deadlines(self) -> None:
         """The timer: acts at the nearest deadline, whether or not anybody comes by."""

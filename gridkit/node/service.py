@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gridkit.node.accounts import Accounts
 from gridkit.node.peers import Peers
 from gridkit.node.rights import Access
 from gridkit.node.trainings import Trainings
@@ -14,5 +15,6 @@ class Service:
     """The use-cases of one node, a part each. They take checked values and a `Principal`, and raise typed errors."""
 
     access: Access
+    accounts: Accounts
     trainings: Trainings
     peers: Peers

@@ -21,6 +21,7 @@ from gridkit.node import intake, messages
 from gridkit.node.failpoint import failpoint
 from gridkit.node.rights import Access, Principal, Role
 from gridkit.node.rounds import Process, Rounds, all_processes, append_rows, read_rows
+from gridkit.node.store import garbage
 from gridkit.node.store import tables as db
 from gridkit.node.store.blobs import Draft
 
@@ -91,6 +92,7 @@ class Trainings:
                     "id": process_id,
                     "name": named.name,
                     "version": named.version,
+                    "owner": principal.name,
                     "created_at": self.rounds.clock(),
                     "client_config": client_config,
                     "server_config": server_config,
@@ -102,7 +104,7 @@ class Trainings:
                 digests = dict(zip(plans, kept[1:], strict=True))
                 plan_ids = await self._db.write(lambda c: _insert_process(c, values, kept[0], digests, rows))
         except NodeError:
-            await self.rounds.discard(kept)
+            await garbage.discard(self._db, self._blobs, kept)
             raise
         finally:
             await asyncio.to_thread(draft.discard)
@@ -124,7 +126,8 @@ class Trainings:
         """A worker token for a hosted process, perhaps bound to a slot and a label."""
         self.access.allow(principal, "issue-token")
         process = await self.rounds.named(wish.name, wish.version)
-        return self.access.issue(process.id, wish.slot, wish.worker)
+        self.access.allow(principal, "issue-token", owner=process.owner)
+        return self.access.issue(process.id, wish.slot, wish.worker, seconds=wish.expires)
 
     # -- workers
 
@@ -134,7 +137,7 @@ class Trainings:
             principal = await self.access.principal(wish.auth_token)
         self.access.allow(principal, "enrol")
         process = await self.rounds.named(wish.model_name, wish.model_version)
-        self.access.allow(principal, "enrol", process=process.id)
+        self.access.allow(principal, "enrol", owner=process.owner, process=process.id)
 
         def enrol(c: sa.Connection) -> str:
             mine = db.worker.c.process == process.id
@@ -240,10 +243,13 @@ class Trainings:
     async def open_plan(
         self, principal: Principal, worker_id: str | None, request_key: str | None, plan_id: int, form: str
     ) -> BinaryIO:
-        """A plan in the asked form, for an accepted worker or for the owner."""
-        rows = await self._db.read(lambda c: c.execute(sa.select(db.plan).where(db.plan.c.id == plan_id)).all())
-        if principal.role is Role.OWNER and worker_id is None:
+        """A plan in the asked form, for an accepted worker or for who hosts the training."""
+        wanted = sa.select(db.plan, db.process.c.owner).join(db.process).where(db.plan.c.id == plan_id)
+        rows = await self._db.read(lambda c: c.execute(wanted).all())
+        if worker_id is None and request_key is None and self.access.may(principal, "observe"):
             allowed = None
+            if rows:
+                self.access.allow(principal, "observe", owner=rows[0].owner)
         else:
             if worker_id is None or request_key is None:
                 raise NodeError("worker_id and request_key are missing", code=ErrorCode.BAD_REQUEST, status=400)
@@ -323,7 +329,7 @@ class Trainings:
             )
         failpoint("report-committed")
         if verdict.accepted and not any(isinstance(d, cycle.Count) for d in decisions):
-            await self.rounds.discard([digest])
+            await garbage.discard(self._db, self._blobs, [digest])
         refusal = next((d for d in decisions if isinstance(d, cycle.Refuse)), None)
         if refusal is not None and refusal.code is not ErrorCode.WORKER_ERROR:
             raise _refused(refusal)
@@ -337,7 +343,7 @@ class Trainings:
         """A model of a process: checkpoint `latest` or a number (1 is the start). The file and its number."""
         self.access.allow(principal, "retrieve-model")
         process = await self.rounds.named(name, version)
-        self.access.allow(principal, "retrieve-model", process=process.id)
+        self.access.allow(principal, "retrieve-model", owner=process.owner, process=process.id)
         if checkpoint == "latest":
             newest = sa.select(sa.func.max(db.checkpoint.c.number)).where(db.checkpoint.c.process == process.id)
             number = int(await self._db.read(lambda c: c.execute(newest).scalar_one()))
@@ -348,7 +354,8 @@ class Trainings:
         return await self.rounds.open_checkpoint(process, number), number
 
     async def processes(self, principal: Principal) -> list[dict[str, Any]]:
-        """Every hosted process: its name, configuration, plans, and where it stands."""
+        """The hosted processes, all of them for the role owner, else one's own: name, configuration, plans, and where
+        each stands."""
         self.access.allow(principal, "observe")
 
         def read(c: sa.Connection) -> list[dict[str, Any]]:
@@ -365,17 +372,19 @@ class Trainings:
                     "outcome": p.state.outcome,
                     "reason": p.state.reason,
                 }
-                for p in all_processes(c)
+                for p in all_processes(c, _whose(principal))
             ]
 
         return await self._db.read(read)
 
     async def rows(self, principal: Principal, after: int, run: str | None) -> AsyncIterator[list[dict[str, Any]]]:
-        """Published rows after `seq` number `after`, in batches, as they come; an empty batch every 15 s of silence."""
+        """Published rows after `seq` number `after`, in batches, as they come; an empty batch every 15 s of silence.
+        Rows of one's own trainings; the role owner has them all."""
         self.access.allow(principal, "observe")
+        owner = _whose(principal)
         while not self.rounds.closing:
             news = self.rounds.news
-            batch = await self._db.read(lambda c, after=after: read_rows(c, after, run))  # type: ignore[misc]
+            batch = await self._db.read(lambda c, after=after: read_rows(c, after, run, owner))  # type: ignore[misc]
             if batch:
                 after = batch[-1]["seq"]
                 yield batch
@@ -388,6 +397,7 @@ class Trainings:
         """Stop a training after this round, or at once."""
         self.access.allow(principal, "stop")
         process = await self.rounds.named(wish.name, wish.version)
+        self.access.allow(principal, "stop", owner=process.owner)
         process, _ = await self.rounds.apply(process.id, lambda at: cycle.StopAsked(at, wish.now))
         return {"status": "success", "phase": str(process.state.phase), "outcome": process.state.outcome}
 
@@ -414,6 +424,11 @@ class Trainings:
             if not late:
                 raise
         return process
+
+
+def _whose(principal: Principal) -> str | None:
+    """Whose trainings this principal sees; None: everybody's."""
+    return None if principal.role is Role.OWNER else principal.name
 
 
 def _is_later(state: cycle.CycleState, seen: int) -> bool:

@@ -17,9 +17,22 @@ TOKEN = "owner-token-of-the-test"
 SECRET = "s" * 64
 
 
+class NoAccounts:
+    """A node without accounts, and with one worker token that was revoked."""
+
+    async def of_token(self, token: str) -> Principal | None:
+        return None
+
+    async def of_password(self, name: str, password: str) -> Principal | None:
+        return None
+
+    def is_revoked(self, token_id: str) -> bool:
+        return token_id == "p-revoked"
+
+
 @pytest.fixture
 def access() -> Access:
-    return Access(TOKEN, SECRET)
+    return Access(TOKEN, SECRET, NoAccounts())
 
 
 def test_the_owner_by_each_scheme(access: Access) -> None:
@@ -39,7 +52,7 @@ def test_a_worker_token_names_its_process_and_slot(access: Access) -> None:
 
 @given(st.text(max_size=60))
 def test_any_other_text_is_refused_with_one_error(text: str) -> None:
-    access = Access(TOKEN, SECRET)
+    access = Access(TOKEN, SECRET, NoAccounts())
     with pytest.raises(AccessError) as caught:
         asyncio.run(access.principal(text))
     assert caught.value.code is ErrorCode.UNAUTHENTICATED
@@ -53,7 +66,11 @@ def test_any_other_text_is_refused_with_one_error(text: str) -> None:
         jwt.encode({"role": "worker", "process": "p"}, SECRET, algorithm="HS512"),
         jwt.encode({"role": "worker", "process": "p"}, None, algorithm="none"),
         jwt.encode({"role": "worker"}, SECRET),
-        jwt.encode({"role": "worker", "process": "p", "exp": 1}, SECRET),
+        jwt.encode({"role": "worker", "process": "p"}, SECRET),
+        jwt.encode({"role": "worker", "process": "p", "exp": 2**33, "jti": "p-revoked"}, SECRET),
+        jwt.encode({"role": "worker", "process": "p", "exp": 2**33, "nbf": 2**32, "jti": "p-1"}, SECRET),
+        jwt.encode({"role": "worker", "process": "p", "exp": 1, "jti": "p-1"}, SECRET),
+        f"gk_{'0' * 16}_{'s' * 43}",
     ],
 )
 def test_forged_tokens_are_refused(access: Access, forged: str) -> None:
@@ -65,7 +82,7 @@ def test_forged_tokens_are_refused(access: Access, forged: str) -> None:
 @pytest.mark.parametrize("role", list(Role))
 @pytest.mark.parametrize("open_", [False, True])
 def test_the_table_is_what_allow_says(operation: str, role: Role, open_: bool) -> None:
-    access = Access(TOKEN, SECRET, open=open_)
+    access = Access(TOKEN, SECRET, NoAccounts(), open=open_)
     principal = Principal(role, process="mine" if role is Role.WORKER else None)
     rule = RULES[operation]
     right = role in rule.roles or (open_ and role is Role.ANONYMOUS and rule.open)
@@ -84,7 +101,7 @@ def test_a_worker_of_one_process_has_no_right_in_another(access: Access) -> None
 
 
 def test_a_right_to_own_objects_is_the_owners_of_the_object_and_the_nodes() -> None:
-    access = Access(TOKEN, SECRET)
+    access = Access(TOKEN, SECRET, NoAccounts())
     ana = Principal(Role.SCIENTIST, "ana")
     access.allow(ana, "delete-model", owner="ana")
     access.allow(OWNER, "delete-model", owner="ana")
@@ -94,7 +111,7 @@ def test_a_right_to_own_objects_is_the_owners_of_the_object_and_the_nodes() -> N
 
 
 def test_a_token_with_scopes_is_good_for_these_only() -> None:
-    access = Access(TOKEN, SECRET)
+    access = Access(TOKEN, SECRET, NoAccounts())
     reader = Principal(Role.SCIENTIST, "ana", frozenset({"browse"}))
     access.allow(reader, "list-models")
     with pytest.raises(AccessError, match="scope 'host'"):

@@ -12,6 +12,7 @@ process = sa.Table(
     sa.Column("id", sa.String(32), primary_key=True),
     sa.Column("name", sa.String(200), nullable=False),
     sa.Column("version", sa.String(200), nullable=False),
+    sa.Column("owner", sa.String(200), nullable=False, server_default="owner"),  # the name of an account
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("client_config", sa.JSON, nullable=False),
     sa.Column("server_config", sa.JSON, nullable=False),
@@ -56,6 +57,67 @@ report = sa.Table(  # reports whose bytes are kept: until their cycle is closed
     sa.Column("sequence", sa.Integer, nullable=False),
     sa.Column("digest", sa.String(64), nullable=False),
 )
+model = sa.Table(
+    "model",
+    metadata,
+    sa.Column("id", sa.String(200), primary_key=True),
+    sa.Column("owner", sa.String(200), nullable=False),
+    sa.Column("versions", sa.Integer, nullable=False),  # how many there are: numbered from 1, the last is the newest
+)
+model_version = sa.Table(
+    "model_version",
+    metadata,
+    sa.Column("key", sa.Integer, primary_key=True, autoincrement=True),  # never given out twice
+    sa.Column("model", sa.ForeignKey("model.id"), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False, index=True),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("kind", sa.String(10), nullable=False),  # "plan" or "opaque"
+    sa.Column("inputs", sa.JSON, nullable=False),  # [{"name", "dtype", "shape"}, …]
+    sa.Column("origin", sa.JSON),  # {"name", "version", "round"}
+    sa.Column("allow_download", sa.Boolean, nullable=False),
+    sa.Column("allow_remote_inference", sa.Boolean, nullable=False),
+    sa.Column("mpc", sa.Boolean, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("uses", sa.Integer, nullable=False),
+    sa.Column("downloads", sa.Integer, nullable=False),
+    sa.Column("last_used", sa.Float),
+    sa.UniqueConstraint("model", "version"),
+    sqlite_autoincrement=True,
+)
+dataset = sa.Table(
+    "dataset",
+    metadata,
+    sa.Column("id", sa.String(200), primary_key=True),
+    sa.Column("owner", sa.String(200), nullable=False),
+    sa.Column("description", sa.Text, nullable=False),
+    sa.Column("policy", sa.JSON, nullable=False),
+    sa.Column("audience", sa.String(8), nullable=False),  # who sees it: "anyone", "everyone", "names"
+    sa.Column("kind", sa.String(8), nullable=False),  # "tensor", "tensors" or "frame"
+    sa.Column("tensors", sa.JSON, nullable=False),  # [{"name", "dtype", "shape"}, …]
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),  # bytes of the data
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+dataset_part = sa.Table(
+    "dataset_part",
+    metadata,
+    sa.Column("dataset", sa.ForeignKey("dataset.id"), primary_key=True),
+    sa.Column("part", sa.String(8), primary_key=True),  # "data" or "mock"
+    sa.Column("digest", sa.String(64), nullable=False, index=True),
+)
+dataset_tag = sa.Table(
+    "dataset_tag",
+    metadata,
+    sa.Column("dataset", sa.ForeignKey("dataset.id"), primary_key=True),
+    sa.Column("tag", sa.String(200), primary_key=True, index=True),
+)
+dataset_reader = sa.Table(  # names of the audience, where it is "names"
+    "dataset_reader",
+    metadata,
+    sa.Column("dataset", sa.ForeignKey("dataset.id"), primary_key=True),
+    sa.Column("name", sa.String(200), primary_key=True, index=True),
+)
 event = sa.Table(
     "event",
     metadata,
@@ -65,6 +127,32 @@ event = sa.Table(
     sa.Column("body", sa.JSON, nullable=False),
     sqlite_autoincrement=True,
 )
+account = sa.Table(
+    "account",
+    metadata,
+    sa.Column("name", sa.String(200), primary_key=True),
+    sa.Column("role", sa.String(32), nullable=False),
+    sa.Column("password", sa.String(200)),  # argon2's own text; none: this account has tokens only
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+token = sa.Table(
+    "token",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("account", sa.String(200), nullable=False, index=True),  # "owner" has no row in `account`
+    sa.Column("kind", sa.String(8), nullable=False),  # "login" ends with the next password, "key" doesn't
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("label", sa.String(200), nullable=False),
+    sa.Column("scopes", sa.JSON, nullable=False),  # null: all that the account may
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("expires_at", sa.Float, nullable=False),
+)
+revoked = sa.Table(  # worker tokens that are refused before they expire
+    "revoked",
+    metadata,
+    sa.Column("id", sa.String(200), primary_key=True),
+    sa.Column("expires_at", sa.Float, nullable=False),
+)
 peer = sa.Table(
     "peer",
     metadata,
@@ -72,3 +160,6 @@ peer = sa.Table(
     sa.Column("address", sa.Text, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
 )
+
+HOLDERS = (plan, checkpoint, report, model_version, dataset_part)
+"""tables whose `digest` keeps a blob"""

@@ -1,0 +1,230 @@
+"""Accounts on a node: users and their tokens.
+
+An account is a name with a role. Objects belong to names: who is added again under a name that was removed has the
+objects that still bear it, so only the owner adds and removes.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import sqlalchemy as sa
+
+from gridkit.errors import AccessError, ConflictError, ErrorCode, LimitError, NodeError, NotFoundError
+from gridkit.node import messages
+from gridkit.node.identities import Identities, new_token
+from gridkit.node.passwords import Passwords
+from gridkit.node.rights import OWNER, Access, Principal, Role
+from gridkit.node.store import tables as db
+from gridkit.node.store.database import Database
+
+LOGIN_SECONDS = 12 * 3600.0
+MAX_LOGINS = 100
+"""of one account; the oldest ends when there is one more"""
+MAX_KEYS = 1000
+TOKEN_SECONDS = 366 * 86400.0
+"""no token lives longer"""
+
+
+class Accounts:
+    """The use-cases of accounts."""
+
+    def __init__(self, database: Database, access: Access, identities: Identities, passwords: Passwords) -> None:
+        self._db = database
+        self._access = access
+        self._identities = identities
+        self._passwords = passwords
+
+    async def start(self) -> None:
+        await self._identities.start()
+
+    def close(self) -> None:
+        self._passwords.close()
+
+    # -- users
+
+    async def users(self, principal: Principal) -> list[dict[str, Any]]:
+        """Every account for the owner, their own for others: `name, role, password` (whether there is one),
+        `created_at`."""
+        self._access.allow(principal, "list-users")
+        wanted = sa.select(db.account).order_by(db.account.c.created_at, db.account.c.name)
+        if principal.role is not Role.OWNER:
+            wanted = wanted.where(db.account.c.name == principal.name)
+        rows = await self._db.read(lambda c: c.execute(wanted).all())
+        return [
+            {"name": r.name, "role": r.role, "password": r.password is not None, "created_at": r.created_at}
+            for r in rows
+        ]
+
+    async def add(self, principal: Principal, wish: messages.AddUser) -> None:
+        """A new account.
+
+        Raises:
+            ConflictError: the name is taken.
+        """
+        self._access.allow(principal, "manage-users")
+        kept = None if wish.password is None else await self._passwords.hash(wish.password)
+
+        def insert(c: sa.Connection) -> None:
+            if c.execute(sa.select(db.account.c.name).where(db.account.c.name == wish.name)).first():
+                raise ConflictError(
+                    f"there is an account '{wish.name}' already",
+                    "choose another name",
+                    code=ErrorCode.ALREADY_EXISTS,
+                    status=409,
+                )
+            values = {"name": wish.name, "role": wish.role, "password": kept, "created_at": time.time()}
+            c.execute(db.account.insert().values(**values))
+
+        await self._db.write(insert)
+
+    async def remove(self, principal: Principal, name: str) -> None:
+        """Remove an account and its tokens; what it hosts stays.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        self._access.allow(principal, "manage-users")
+
+        def delete(c: sa.Connection) -> None:
+            done: Any = c.execute(db.account.delete().where(db.account.c.name == name))
+            if not done.rowcount:
+                raise _no_account(name)
+            c.execute(db.token.delete().where(db.token.c.account == name))
+
+        await self._db.write(delete)
+        self._identities.forget()
+
+    async def set_password(self, principal: Principal, name: str, wish: messages.SetPassword) -> None:
+        """Another password; every login of the account ends, but for the one that asks. Its other tokens stay.
+
+        Raises:
+            NotFoundError: there is no such account.
+        """
+        self._access.allow(principal, "set-password", owner=name)
+        kept = await self._passwords.hash(wish.password)
+
+        def update(c: sa.Connection) -> None:
+            done: Any = c.execute(db.account.update().where(db.account.c.name == name).values(password=kept))
+            if not done.rowcount:
+                raise _no_account(name)
+            logins = sa.and_(db.token.c.account == name, db.token.c.kind == "login", db.token.c.id != principal.token)
+            c.execute(db.token.delete().where(logins))
+
+        await self._db.write(update)
+        self._identities.forget()
+
+    # -- tokens
+
+    async def login(self, wish: messages.Login) -> dict[str, Any]:
+        """A token of `LOGIN_SECONDS` for a name and its password.
+
+        Raises:
+            AccessError: `UNAUTHENTICATED`, one text whatever is wrong.
+            LimitError: `TOO_MANY` tries.
+        """
+        who = await self._access.login(wish.username, wish.password)
+        made = await self._insert(who.name, "login", "login", None, time.time() + LOGIN_SECONDS)
+        return {**made, "role": str(who.role)}
+
+    async def create_token(self, principal: Principal, wish: messages.CreateToken) -> dict[str, Any]:
+        """A token of one's own account, or of anybody's for the owner; it is told once and kept as a digest.
+
+        A token that has scopes gives out no others, and a token that was created so none that outlives it.
+
+        Raises:
+            AccessError: `FORBIDDEN`, for another's account, or with more rights than who asks has.
+            NotFoundError: there is no such account.
+        """
+        name = principal.name if wish.user is None else wish.user
+        self._access.allow(principal, "create-token", owner=name)
+        if not name:
+            raise AccessError(
+                "only accounts have tokens of their own", "log in first", code=ErrorCode.FORBIDDEN, status=403
+            )
+        scopes = None if wish.scopes is None else frozenset(wish.scopes)
+        if principal.scopes is not None and (scopes is None or not scopes <= principal.scopes):
+            raise AccessError(
+                f"a token for {', '.join(sorted(principal.scopes))} can't give out others",
+                "name scopes that it has",
+                code=ErrorCode.FORBIDDEN,
+                status=403,
+            )
+        return await self._insert(name, "key", wish.label, scopes, time.time() + wish.expires, by=principal.token)
+
+    async def tokens(self, principal: Principal) -> list[dict[str, Any]]:
+        """All tokens that haven't expired for the owner, their own for others; never the secrets."""
+        self._access.allow(principal, "list-tokens")
+        wanted = sa.select(db.token).where(db.token.c.expires_at > time.time()).order_by(db.token.c.created_at)
+        if principal.role is not Role.OWNER:
+            wanted = wanted.where(db.token.c.account == principal.name)
+        members = ("id", "kind", "label", "scopes", "created_at", "expires_at")
+        rows = await self._db.read(lambda c: c.execute(wanted).all())
+        return [{"user": row.account, **{name: getattr(row, name) for name in members}} for row in rows]
+
+    async def revoke(self, principal: Principal, token_id: str) -> None:
+        """End a token, by its id: an account's, or a worker's (``<process>-<number>``).
+
+        Raises:
+            NotFoundError: there is no such token.
+        """
+        self._access.allow(principal, "revoke-token")
+
+        def delete(c: sa.Connection) -> bool:
+            owner = c.execute(sa.select(db.token.c.account).where(db.token.c.id == token_id)).scalar()
+            if owner is not None:
+                self._access.allow(principal, "revoke-token", owner=owner)
+                c.execute(db.token.delete().where(db.token.c.id == token_id))
+                return False
+            process = db.process.c.id == token_id.rpartition("-")[0]
+            owner = c.execute(sa.select(db.process.c.owner).where(process)).scalar()
+            if owner is None:
+                raise NotFoundError(f"there is no token '{token_id[:100]}'", code=ErrorCode.NOT_FOUND, status=404)
+            self._access.allow(principal, "revoke-token", owner=owner)
+            if not c.execute(sa.select(db.revoked.c.id).where(db.revoked.c.id == token_id)).first():
+                expires_at = time.time() + TOKEN_SECONDS
+                c.execute(db.revoked.insert().values(id=token_id, expires_at=expires_at))
+            return True
+
+        if await self._db.write(delete):
+            self._identities.revoke(token_id)
+        self._identities.forget()
+
+    async def _insert(
+        self,
+        name: str,
+        kind: str,
+        label: str,
+        scopes: frozenset[str] | None,
+        expires_at: float,
+        by: str = "",
+    ) -> dict[str, Any]:
+        token_id, token, digest = new_token()
+        wanted = None if scopes is None else sorted(scopes)
+
+        def insert(c: sa.Connection) -> float:
+            now = time.time()
+            if name != OWNER.name and not c.execute(sa.select(db.account).where(db.account.c.name == name)).first():
+                raise _no_account(name)
+            parent = c.execute(sa.select(db.token.c.kind, db.token.c.expires_at).where(db.token.c.id == by)).first()
+            until = expires_at if parent is None or parent.kind == "login" else min(expires_at, parent.expires_at)
+            mine = sa.and_(db.token.c.account == name, db.token.c.kind == kind)
+            c.execute(db.token.delete().where(mine, db.token.c.expires_at < now))
+            ids = list(c.execute(sa.select(db.token.c.id).where(mine).order_by(db.token.c.created_at)).scalars())
+            if kind == "login" and len(ids) >= MAX_LOGINS:
+                c.execute(db.token.delete().where(db.token.c.id.in_(ids[: len(ids) - MAX_LOGINS + 1])))
+            elif len(ids) >= MAX_KEYS:
+                raise LimitError(f"'{name}' has {MAX_KEYS} tokens", "revoke some", code=ErrorCode.TOO_MANY, status=429)
+            values = {"account": name, "kind": kind, "label": label, "scopes": wanted, "created_at": now}
+            c.execute(db.token.insert().values(id=token_id, digest=digest, expires_at=until, **values))
+            return until
+
+        until = await self._db.write(insert)
+        if kind == "login":
+            self._identities.forget()
+        return {"id": token_id, "token": token, "user": name, "scopes": wanted, "label": label, "expires_at": until}
+
+
+def _no_account(name: str) -> NodeError:
+    return NotFoundError(f"there is no account '{name[:100]}'", code=ErrorCode.NOT_FOUND, status=404)
