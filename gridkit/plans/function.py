@@ -82,7 +82,7 @@ def plan(*, args: Sequence[Any], name: str | None = None) -> Callable[[Callable[
     def make(function: Callable[..., Any]) -> Plan:
         if not callable(function):
             raise UsageError(f"a plan is made of a function, not of {type(function).__name__}")
-        names = _names(function, len(args))
+        names = argument_names(function, len(args))
         given = [_copied(arg) for arg in args]
         inputs = [item for arg, called in zip(given, names, strict=True) for item in _inputs(arg, called)]
         if not inputs:
@@ -90,7 +90,7 @@ def plan(*, args: Sequence[Any], name: str | None = None) -> Callable[[Callable[
 
         def run(*values: torch.Tensor) -> list[torch.Tensor]:
             left = iter(values)
-            return _tensors(function(*(_filled(arg, left) for arg in given)))
+            return result_tensors(function(*(_filled(arg, left) for arg in given)))
 
         modules = torch.nn.ModuleDict(
             {n: arg for n, arg in zip(names, given, strict=True) if isinstance(arg, torch.nn.Module)}
@@ -125,7 +125,7 @@ def call(plan: Plan, args: Sequence[Any]) -> torch.Tensor | tuple[torch.Tensor, 
     return results[0] if len(results) == 1 else tuple(results)
 
 
-def _names(function: Callable[..., Any], count: int) -> list[str]:
+def argument_names(function: Callable[..., Any], count: int) -> list[str]:
     """The names of the function's first arguments."""
     try:
         signature = inspect.signature(function)
@@ -206,7 +206,7 @@ def _tensor(value: Any) -> torch.Tensor:
         raise UsageError(f"an argument is no tensor: {error}", "give a tensor or an array") from None
 
 
-def _tensors(value: Any) -> list[torch.Tensor]:
+def result_tensors(value: Any) -> list[torch.Tensor]:
     """What the function returned, as a list."""
     results = [value] if isinstance(value, torch.Tensor) else list(value) if isinstance(value, list | tuple) else None
     if not results or not all(isinstance(r, torch.Tensor) for r in results):

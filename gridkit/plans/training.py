@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +11,7 @@ from torch.func import functional_call
 from gridkit.errors import PlanError, UsageError
 from gridkit.plans.optim import Optimizer
 from gridkit.plans.plan import Plan
-from gridkit.plans.table.shapes import ITEM_SIZES
+from gridkit.plans.state import Held, copied, held_state
 from gridkit.plans.tracing.build import Given, build
 from gridkit.plans.tracing.trace import Spec
 from gridkit.plans.tracing.weighting import Loss, check_loss, weighted
@@ -54,23 +52,16 @@ def training_plan(
     if not isinstance(model, torch.nn.Module):
         raise UsageError(f"model is {type(model).__name__}, expected a torch.nn.Module")
     x, y = _example(example)
-    copied = _copy(model)
-    state = _state(copied)
-    _try_loss(copied, state, loss, x, y)
+    inside = copied(model).train()
+    state = held_state(inside)
+    if not any(h.is_param and h.tensor.requires_grad for h in state.values()):
+        raise PlanError("the model has no parameter that requires a gradient")
+    _try_loss(inside, state, loss, x, y)
 
-    step = _Step(copied, loss, optimizer, state, x, y)
+    step = _Step(inside, loss, optimizer, state, x, y)
     return build(
-        name or type(model).__name__, step.run, step.inputs, step.outputs, max(2, len(x)), copied, float(optimizer.lr)
+        name or type(model).__name__, step.run, step.inputs, step.outputs, max(2, len(x)), inside, float(optimizer.lr)
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """One entry of the state_dict. `source` is another entry's name when both are the same tensor."""
-
-    tensor: torch.Tensor
-    is_param: bool
-    source: str | None
 
 
 def _example(example: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,36 +74,7 @@ def _example(example: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return x, y
 
 
-def _copy(model: torch.nn.Module) -> torch.nn.Module:
-    try:
-        copied = copy.deepcopy(model)
-    except (TypeError, RuntimeError, copy.Error) as error:
-        raise PlanError(f"the model can't be copied, and tracing mustn't change it: {error}") from error
-    return copied.cpu().train()
-
-
-def _state(model: torch.nn.Module) -> dict[str, _Held]:
-    """The state_dict's entries with what kind each is."""
-    entries = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
-    held: dict[str, _Held] = {}
-    first: dict[int, str] = {}
-    for name in model.state_dict():
-        tensor = entries.get(name)
-        if tensor is None:
-            raise PlanError(f"state_dict entry {name!r} is neither a parameter nor a buffer")
-        source = first.setdefault(id(tensor), name)
-        if str(tensor.dtype).removeprefix("torch.") not in ITEM_SIZES:
-            raise PlanError(f"{name!r} is {str(tensor.dtype).removeprefix('torch.')}, which a plan can't hold")
-        held[name] = _Held(tensor, isinstance(tensor, torch.nn.Parameter), None if source == name else source)
-    if not any(h.is_param and h.tensor.requires_grad for h in held.values()):
-        raise PlanError("the model has no parameter that requires a gradient")
-    return held
-
-
-def _try_loss(model: torch.nn.Module, state: Mapping[str, _Held], loss: Loss, x: torch.Tensor, y: torch.Tensor) -> None:
+def _try_loss(model: torch.nn.Module, state: Mapping[str, Held], loss: Loss, x: torch.Tensor, y: torch.Tensor) -> None:
     """Run model and loss once, eagerly, on a few samples, to see that the loss can be weighted."""
     index = torch.arange(_PROBE) % len(x)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -139,7 +101,7 @@ class _Step:
         model: torch.nn.Module,
         loss: Loss,
         optimizer: Optimizer,
-        state: Mapping[str, _Held],
+        state: Mapping[str, Held],
         x: torch.Tensor,
         y: torch.Tensor,
     ) -> None:
@@ -165,7 +127,7 @@ class _Step:
         ]
         self.outputs = [("loss", "loss"), *((name, role) for name, role, _ in (*held, *kept))]
 
-    def _spec(self, name: str, held: _Held) -> Spec:
+    def _spec(self, name: str, held: Held) -> Spec:
         return Spec(tuple(held.tensor.shape), held.tensor.dtype, name in self.trained, changes=not held.is_param)
 
     def run(self, *values: Any) -> list[torch.Tensor]:

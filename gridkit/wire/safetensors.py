@@ -2,7 +2,8 @@
 
 Layout: the header's length (u64, little-endian), the header (JSON), the data. The header names each tensor's dtype,
 shape and place in the data: ``{"fc.bias": {"dtype": "F32", "shape": [10], "data_offsets": [0, 40]}, …}``. Here its
-order is the tensors' order; in the data they lie by size of element, so that each is aligned and can be mapped.
+order is the tensors' order. In the data, those that fill whole lines of 64 bytes come first, then the others by size
+of element: so large ones can be mapped as they are (torch's kernels give other bits where memory isn't aligned so).
 
 Source: the format's description in the safetensors project (0.5).
 """
@@ -26,7 +27,8 @@ MAX_NAME = 200
 MAX_RANK = 8
 PIECE = 1 << 20
 """bytes that are handed on at a time"""
-_ALIGNMENT = 64
+ALIGNMENT = 64
+"""bytes; torch's own allocator gives memory that is aligned so"""
 
 DTYPES = {
     "BOOL": "bool",
@@ -86,7 +88,7 @@ def pack_file(arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = 
         if array.dtype.name not in _CODES:
             raise WireError(f"tensor '{name}' has dtype {array.dtype.name}, which can't be sent")
         flat[name] = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1)
-    order = sorted(flat, key=lambda name: -flat[name].itemsize)
+    order = sorted(flat, key=lambda name: (flat[name].nbytes % ALIGNMENT > 0, -flat[name].itemsize))
     begins, at = {}, 0
     for name in order:
         begins[name], at = at, at + flat[name].nbytes
@@ -95,7 +97,7 @@ def pack_file(arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = 
         offsets = [begins[name], begins[name] + flat[name].nbytes]
         header[name] = {"dtype": _CODES[array.dtype.name], "shape": list(array.shape), "data_offsets": offsets}
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(len(before) + 8 + len(text)) % _ALIGNMENT)
+    text += b" " * (-(len(before) + 8 + len(text)) % ALIGNMENT)
     head = before + struct.pack("<Q", len(text)) + text
     return Packed([memoryview(head), *(flat[name].view(np.uint8).data for name in order)])
 

@@ -167,3 +167,16 @@ def test_tensors_without_names_are_numbered_in_order(keys: list[str]) -> None:
     data = pack_file({key: np.ones(1, np.float32) for key in keys}).tobytes()
     with pytest.raises(WireError, match="in order"):
         read_tensors(data)
+
+
+def test_tensors_of_whole_lines_lie_on_whole_lines() -> None:
+    values = {
+        "odd": np.ones(3, np.float32),
+        "w": np.ones((4, 16), np.float32),
+        "n": np.array(3),
+        "v": np.ones(64, bool),
+    }
+    file = opened(pack_file(values).tobytes())
+    places = dict(zip((spec.name for spec in file.specs), file._begins, strict=True))
+    assert [spec.name for spec in file.specs] == list(values)
+    assert places["w"] % 64 == 0 and places["v"] % 64 == 0

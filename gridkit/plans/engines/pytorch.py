@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from gridkit.errors import PlanError
-from gridkit.plans.check import dry_run, label, last_uses
+from gridkit.plans.check import check_guards, dry_run, label, last_uses
 from gridkit.plans.engines.generated import generate
 from gridkit.plans.engines.kernels import function_of, has_reference, literal, torch_dtype
 from gridkit.plans.plan import Arg, Plan, Ref
@@ -164,13 +164,18 @@ def interpreted(plan: Plan) -> Program:
 
 def run(plan: Plan, inputs: Sequence[torch.Tensor | float]) -> list[torch.Tensor]:
     """Check the inputs, do the dry run for this batch size, execute; see `Plan.run`."""
-    values = _checked(plan, inputs)
+    values = checked(plan, inputs)
     with torch.no_grad():
         results: list[torch.Tensor] = program(plan)(values)
     return results
 
 
-def _checked(plan: Plan, inputs: Sequence[torch.Tensor | float]) -> list[Any]:
+def checked(plan: Plan, inputs: Sequence[torch.Tensor | float]) -> list[Any]:
+    """The inputs as a program takes them, after a look at shapes and dtypes and the dry run.
+
+    Raises:
+        PlanError: an input doesn't fit; the message names it.
+    """
     if len(inputs) != len(plan.inputs):
         raise PlanError(f"plan {plan.name!r} takes {len(plan.inputs)} inputs, got {len(inputs)}")
     batch: int | None = None
@@ -192,5 +197,8 @@ def _checked(plan: Plan, inputs: Sequence[torch.Tensor | float]) -> list[Any]:
         values.append(tensor)
     if batch == 0:
         raise PlanError(f"plan {plan.name!r} was given an empty batch")
-    dry_run(plan, batch or 1)
+    if isinstance(batch, torch.SymInt):  # this run is being traced itself
+        check_guards(plan, batch)
+    else:
+        dry_run(plan, batch or 1)
     return values
