@@ -5,15 +5,16 @@ from __future__ import annotations
 import concurrent.futures
 import getpass
 import os
-import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gridkit import aio, cells
 from gridkit.bridge import BRIDGE, sync
+from gridkit.client import credentials
 from gridkit.errors import UsageError
 from gridkit.federated import strategies
+from gridkit.listings import Tokens, Users
 from gridkit.plans.plan import Plan
 from gridkit.run import Run
 from gridkit.widgets.snapshot import TextWatch
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from gridkit.widgets.launcher import Launcher, NewTraining
+    from gridkit.widgets.login import LoginForm
     from gridkit.widgets.panel import Panel
     from gridkit.widgets.twin import TwinBox
 
@@ -139,11 +141,45 @@ class Session(cells.ShortDir):
         for form in tuple(self._forms):
             form.update_twin(over=True)
 
+    @property
+    def users(self) -> Users:
+        """The accounts on the node, those of others only for its owner."""
+        return BRIDGE.sync(self._core.users())
+
+    @property
+    def tokens(self) -> Tokens:
+        """The tokens of this account, for the node's owner those of all. The secrets are in none."""
+        return BRIDGE.sync(self._core.tokens())
+
+    add_user = sync(_Core.add_user)
+    audit = sync(_Core.audit)
     connect_nodes = sync(_Core.connect_nodes)
     host_training = sync(_Core.host_training)
+    issue_token = sync(_Core.issue_token)
     join = sync(_Core.join)
+    remove_user = sync(_Core.remove_user)
+    revoke_token = sync(_Core.revoke_token)
+    set_password = sync(_Core.set_password)
     train = sync(_Core.train)
     worker_token = sync(_Core.worker_token)
+
+    def authenticate(self, user: aio.User | None = None) -> LoginForm | None:
+        """Log in; from then on the session acts as that user. See `gridkit.aio.Session.authenticate`.
+
+        Without `user` you are asked: with a form in a notebook (it is what is returned, and waits for nothing), else
+        on the terminal.
+
+        Example:
+            >>> grid.authenticate("ada")                                            # doctest: +SKIP
+        """
+        if user is None and cells.why_no_widgets() is None:
+            from gridkit.widgets.login import LoginForm
+
+            form = LoginForm(self.url, lambda *who: BRIDGE.submit(self._core._log_in(credentials.Login(*who))))
+            self._forms.add(form)
+            return form
+        BRIDGE.sync(self._core.authenticate(credentials.ask(self.url) if user is None else user))
+        return None
 
     def launcher(
         self,
@@ -239,18 +275,19 @@ def launch(
     return session
 
 
-def connect(url: str, *, token: str | None = None) -> Session:
+def connect(url: str, *, token: str | None = None, user: aio.User | None = None) -> Session:
     """Open a session on a node that runs already. See `gridkit.aio.connect`; without a token you are asked for it.
 
     In a notebook: running the cell again closes the session that it made before.
 
     Example:
         >>> grid = gk.connect("http://127.0.0.1:5000")                              # doctest: +SKIP
+        >>> grid = gk.connect("http://127.0.0.1:5000", user="ada")                  # doctest: +SKIP
     """
-    known = token or os.environ.get("GRIDKIT_TOKEN") or aio.stored_token(url)
-    if known is None and ((sys.stdin is not None and sys.stdin.isatty()) or "ipykernel" in sys.modules):
+    known = token or (None if user else os.environ.get("GRIDKIT_TOKEN") or credentials.stored_token(url))
+    if known is None and user is None and credentials.can_ask():
         known = getpass.getpass(f"token for {url}: ") or None
     cells.renew()
-    session = Session(BRIDGE.sync(aio.open_connected(_Core, url, known)))
+    session = Session(BRIDGE.sync(aio.open_connected(_Core, url, known, user)))
     cells.remember(session)
     return session

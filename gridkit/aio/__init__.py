@@ -9,28 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import os
-from collections.abc import Callable, Coroutine, Sequence
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, ParamSpec
 
+from gridkit.aio.accounts import Accounts
 from gridkit.aio.nodes import Nodes
 from gridkit.aio.trainings import RunT, Trainings
+from gridkit.client.credentials import Login, login_of, stored_token
 from gridkit.client.link import Link
-from gridkit.errors import AccessError, ErrorCode, UsageError
+from gridkit.errors import AccessError, ErrorCode
 from gridkit.node.launch import NodeProcess
 from gridkit.run import AsyncRun
 from gridkit.workers.pool import Pool
 from gridkit.workers.simulate import simulate_async
 
 Run = AsyncRun
+User = str | Mapping[str, Any] | Login
 P = ParamSpec("P")
 PATIENCE = 30.0
 """seconds for which a session waits for a node that doesn't answer, such as one that is being started again"""
 
 
-class SessionCore(Trainings[RunT], Nodes):
+class SessionCore(Trainings[RunT], Nodes, Accounts):
     """What a person holds in a notebook: one node, what it hosts, and the worker processes of this session.
 
     Made by `launch` or `connect`; an async context manager. A part a file: `gridkit.aio.trainings`, ….
@@ -82,15 +83,18 @@ async def launch(
     return session
 
 
-async def open_connected(kind: type[Any], url: str, token: str | None) -> Any:
+async def open_connected(kind: type[Any], url: str, token: str | None, user: User | None) -> Any:
     """A session of this kind on a node that runs already."""
-    token = token or os.environ.get("GRIDKIT_TOKEN") or stored_token(url)
+    login = None if user is None else login_of(user)
+    token = token or (None if login else os.environ.get("GRIDKIT_TOKEN") or stored_token(url))
     session = kind(Link(url, token))
     try:
-        if token is None:
+        if login is not None:
+            await session._log_in(login)
+        elif token is None:
             raise AccessError(
                 f"there is no token for {url}",
-                "pass token=…, or set GRIDKIT_TOKEN",
+                "pass token=…, or user=…, or set GRIDKIT_TOKEN",
                 code=ErrorCode.UNAUTHENTICATED,
                 status=401,
             )
@@ -102,35 +106,20 @@ async def open_connected(kind: type[Any], url: str, token: str | None) -> Any:
     return session
 
 
-async def connect(url: str, *, token: str | None = None) -> Session:
+async def connect(url: str, *, token: str | None = None, user: User | None = None) -> Session:
     """Open a session on a node that runs already.
 
     Args:
         url: such as ``http://host:5000``.
-        token: the owner's; by default `GRIDKIT_TOKEN`, or the credentials file.
+        token: of an account, or the owner's; by default `GRIDKIT_TOKEN`, or the credentials file.
+        user: log in in place of that: ``{"username": …, "password": …}``, or a name of a credentials file.
 
     Raises:
         NodeUnreachable: nobody answers there.
-        AccessError: no token, or a wrong one.
+        AccessError: no token, or a wrong one; or the node knows no such name and password.
     """
-    session: Session = await open_connected(Session, url, token)
+    session: Session = await open_connected(Session, url, token, user)
     return session
-
-
-def stored_token(url: str) -> str | None:
-    """The token for a node in the credentials file (``{"url": "token", …}``, mode 0600), if there is one.
-
-    Raises:
-        UsageError: others can read that file.
-    """
-    base = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    file = base / "gridkit" / "credentials.json"
-    if not file.exists():
-        return None
-    if file.stat().st_mode & 0o077:
-        raise UsageError(f"{file} can be read by others", f"chmod 600 {file}")
-    token = json.loads(file.read_text()).get(url.rstrip("/"))
-    return None if token is None else str(token)
 
 
 def _coroutine(function: Callable[P, AsyncRun]) -> Callable[P, Coroutine[Any, Any, AsyncRun]]:

@@ -77,6 +77,10 @@ class Link:
     def __repr__(self) -> str:
         return f"Link({self.url!r})"
 
+    def use(self, token: str) -> None:
+        """From the next call on send this token."""
+        self._http.headers["authorization"] = f"Bearer {token}"
+
     async def close(self) -> None:
         await self._http.aclose()
 
