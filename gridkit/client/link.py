@@ -7,8 +7,9 @@ import itertools
 import json
 import random
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,6 +35,19 @@ _KINDS: dict[int, type[NodeError]] = {
     429: LimitError,
     507: LimitError,
 }
+_IMPATIENT = ContextVar("gridkit-impatient", default=False)
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Within the block links don't wait for nodes that don't answer, however patient they are otherwise."""
+    before = _IMPATIENT.set(True)
+    try:
+        yield
+    finally:
+        _IMPATIENT.reset(before)
+
+
 _AGAIN = {502, 503, 504, 507}
 """statuses of a node that is starting, ending, or short of room: worth another try to whoever is patient"""
 
@@ -93,7 +107,7 @@ class Link:
             NodeError: what the node answered, with its code.
             NodeUnreachable: nobody answered.
         """
-        waited = 0.0
+        waited, patience = 0.0, 0.0 if _IMPATIENT.get() else self.patience
         for attempt in itertools.count():
             if self._http.is_closed:
                 raise NodeUnreachable(f"the session to {self.url} is closed", "gk.connect or gk.launch opens another")
@@ -108,14 +122,14 @@ class Link:
                         self._say(f"the node at {self.url} answers again")
                     return self._good(response)
                 failure = _error(response)
-            if self.patience is not None and waited >= self.patience:
+            if patience is not None and waited >= patience:
                 raise failure from None
             if not self._in_trouble:
                 self._in_trouble = True
                 self._say(f"{str(failure).splitlines()[0]}; trying again")
             pause = random.uniform(0.5, 1.0) * min(5.0, 0.05 * 2 ** min(attempt, 10))
-            if self.patience is not None:
-                pause = min(pause, self.patience - waited)
+            if patience is not None:
+                pause = min(pause, patience - waited)
             await asyncio.sleep(pause)
             waited += pause
         raise AssertionError("unreachable")
