@@ -146,7 +146,10 @@ def _tensors(source: TensorFile) -> list[torch.Tensor]:
 
 
 def _tensor(source: TensorFile, place: int, spec: TensorSpec) -> torch.Tensor:
-    tensor = torch.empty(spec.shape, dtype=torch_dtype(spec.dtype))
+    try:
+        tensor = torch.empty(spec.shape, dtype=torch_dtype(spec.dtype))
+    except RuntimeError as error:
+        raise (MemoryError() if _is_shortage(error) else error) from None
     flat: Array = tensor.view(-1).numpy()
     for start in range(0, spec.size, PIECE):
         stop = min(start + PIECE, spec.size)

@@ -66,7 +66,7 @@ def read_frame(file: BinaryIO, limit: int) -> tuple[Header, bytes] | None:
         return None
     header, body = lengths(head, limit)
     text, rest = file.read(header), file.read(body)
-    return (header_of(text), rest) if len(rest) == body else None
+    return (header_of(text), rest) if (len(text), len(rest)) == (header, body) else None
 
 
 def cut(body: bytes, sizes: Sequence[int]) -> list[bytes]:
