@@ -127,14 +127,16 @@ def own_file() -> Path:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        with open(file) as opened:
-            if os.fstat(opened.fileno()).st_mode & 0o077:
-                raise UsageError(f"{file} can be read by others", f"chmod 600 {file}")
-            kept = json.load(opened)
+        with open(file, "rb") as opened:
+            mode, text = os.fstat(opened.fileno()).st_mode, opened.read()
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise UsageError(f"{file} can't be read: {error.strerror}", "check who owns it") from None
+    if mode & 0o077:
+        raise UsageError(f"{file} can be read by others", f"chmod 600 {file}")
+    try:
+        kept = json.loads(text)
     except ValueError:  # its text may hold a piece of a secret: it isn't quoted, and no cause is shown
         raise UsageError(f"{file} isn't JSON", "correct it, or remove it") from None
     if not isinstance(kept, dict):
