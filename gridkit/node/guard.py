@@ -9,19 +9,22 @@ from __future__ import annotations
 import ipaddress
 import json
 import socket
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gridkit.errors import AccessError, ErrorCode, GridkitError, LimitError
+from gridkit.node.rights import ANONYMOUS
 from gridkit.node.settings import NodeSettings
+from gridkit.node.watch import Watch
 
 
 class Guard:
     """ASGI layer: foreign hosts and origins, doubled slashes, and sizes, before a route or a handshake is reached."""
 
-    def __init__(self, app: ASGIApp, settings: NodeSettings) -> None:
+    def __init__(self, app: ASGIApp, settings: NodeSettings, watch: Watch) -> None:
         self._app = app
+        self._watch = watch
         self._settings = settings
         self._origins = {origin.lower().rstrip("/") for origin in settings.allow_origins}
         self._hosts = {host.lower() for host in settings.allow_hosts}
@@ -35,10 +38,10 @@ class Guard:
         try:
             self._check(scope)
         except GridkitError as error:
+            self._watch.refused(ANONYMOUS, scope, "request", scope["path"], error)
             await _refuse(scope, receive, send, error)
             return
-        while "//" in scope["path"]:
-            scope["path"] = scope["path"].replace("//", "/")
+        _single_slashes(scope)
         await self._app(scope, _counted(receive, self._settings.limits.upload), send)
 
     def _check(self, scope: Scope) -> None:
@@ -109,12 +112,26 @@ def _counted(receive: Receive, limit: int) -> Receive:
     return counted
 
 
+def _single_slashes(scope: Scope) -> None:
+    """Clients write ``http://host:5000//models/``. Only what was a slash on the wire: those in an id are escaped."""
+    raw: bytes = scope["raw_path"]
+    if b"//" in raw:
+        while b"//" in raw:
+            raw = raw.replace(b"//", b"/")
+        scope["raw_path"], scope["path"] = raw, unquote(raw.decode("latin-1"))
+
+
 def error_body(error: GridkitError) -> dict[str, object]:
-    """What a peer is told of an error: text, code, advice; never a traceback."""
+    """What a peer is told of an error: text, code, advice; never a traceback. The original's clients look for some of
+    these members: its node wrote the text to `error` here and to `message` there."""
     return {
+        "success": False,
         "error": error.message,
+        "message": error.message,
         "code": str(error.code or ErrorCode.BAD_REQUEST),
         **({"hint": error.hint} if error.hint else {}),
+        **({"retry_after": error.retry_after} if isinstance(error, LimitError) and error.retry_after else {}),
+        **({"not_allowed": True} if error.code is ErrorCode.NOT_ALLOWED else {}),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from gridkit.errors import ErrorCode, NodeError, WireError
 from gridkit.federated import cycle
@@ -11,6 +11,9 @@ from gridkit.node.rounds import Process
 from gridkit.node.store.blobs import Draft
 from gridkit.plans.check import check_training, dry_run, holds
 from gridkit.plans.form import decode
+from gridkit.plans.model_form import arguments, check_model
+from gridkit.wire.foreign import HEAD
+from gridkit.wire.model import ModelFile, model_kind
 from gridkit.wire.state import StateReader
 from gridkit.wire.tensors import TensorSpec
 
@@ -42,6 +45,16 @@ def copy_model(model: BinaryIO, draft: Draft) -> tuple[TensorSpec, ...]:
     while piece := model.read(1 << 20):
         draft.write(piece)
     return specs
+
+
+def check_model_bytes(draft: Draft) -> tuple[str, list[dict[str, Any]]]:
+    """What kind of model these bytes are ("plan" or "opaque"), and what it takes ([{name, dtype, shape}, …])."""
+    with draft.open() as file:
+        kind = model_kind(file.read(HEAD))
+        if kind == "opaque":
+            return kind, []
+        plan = check_model(ModelFile(file))
+    return kind, [{"name": i.name, "dtype": i.dtype, "shape": list(i.shape)} for i in arguments(plan)]
 
 
 def check_diff(draft: Draft, process: Process) -> Verdict:

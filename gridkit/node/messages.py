@@ -180,8 +180,13 @@ class Envelope(Message):
     """One WebSocket message."""
 
     type: Annotated[str, Field(max_length=200)]
+    request_id: Annotated[str, Field(max_length=200)] | int | float | None = None
+
+
+class Data(Message):
+    """The members of a message of training."""
+
     data: dict[str, Any] = Field(default_factory=dict)
-    request_id: Any = None
 
 
 def _no_constant(text: str) -> Any:

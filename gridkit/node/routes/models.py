@@ -1,0 +1,236 @@
+"""Models over HTTP, in the spellings of the original's versions and its documents: with a slash at the end or without,
+with ``-`` or ``_``, at the root or under ``/data-centric``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+from starlette.concurrency import iterate_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from gridkit.errors import ErrorCode, NodeError
+from gridkit.node import messages
+from gridkit.node.messages_grid import HostModel, ModelName, Page, RunInference, bytes_of, text_of
+from gridkit.node.models import Models
+from gridkit.node.rights import Principal
+from gridkit.node.routes.form import content_type, members, multipart
+from gridkit.node.routes.http import (
+    body,
+    declared_size,
+    limits_of,
+    principal_of,
+    ranged_file_answer,
+    route,
+    service_of,
+)
+from gridkit.node.service import Service
+from gridkit.node.store.blobs import PIECE
+from gridkit.wire.safetensors import read_tensors
+
+PREFIXES = ("", "/data-centric", "/data_centric")
+MULTIPART_FROM = 100 << 20
+"""bytes of a model from which on `get_model` answers as a multipart form, as the original does"""
+DELETED = {"success": True, "message": "Model deleted with success!"}
+OCTETS = "application/octet-stream"
+
+
+def models_of(request: Request) -> Models:
+    return service_of(request).models
+
+
+def named(request: Request) -> ModelName:
+    """The model in the path, and the version in the query."""
+    asked = {"model_id": request.path_params["model_id"]}
+    if "version" in request.query_params:
+        asked["version"] = request.query_params["version"]
+    return messages.parse(ModelName, asked)
+
+
+# ---- looking
+
+
+async def list_models(request: Request) -> Response:
+    return JSONResponse({"success": True, "models": await models_of(request).ids(principal_of(request))})
+
+
+async def details(request: Request) -> Response:
+    wish = named(request)
+    row = await models_of(request).details(principal_of(request), wish.model_id, wish.version)
+    return JSONResponse({"success": True, **_detailed(row)})
+
+
+async def detailed_list(request: Request) -> Response:
+    """All, or with a query (offset, limit, sort, descending, filter) a page; `total` is without offset and limit."""
+    page = messages.parse(Page, dict(request.query_params)) if request.query_params else None
+    rows, total = await models_of(request).page(principal_of(request), page)
+    return JSONResponse({"success": True, "models": [_detailed(row) for row in rows], "total": total})
+
+
+def _detailed(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "model_size": f"{row['size'] / 1000}KB"}
+
+
+# ---- serving and deleting
+
+
+async def serve_model(request: Request) -> Response:
+    """A multipart form whose part `model` is the bytes, or text that stands for them; or such text, or the id of an
+    upload, in a urlencoded form or in JSON."""
+    models, principal = models_of(request), principal_of(request)
+    if content_type(request) != "multipart/form-data":
+        wish = messages.parse(HostModel, await members(request))
+        return JSONResponse(saved(await take_model(service_of(request), principal, wish)))
+    draft = models.draft()
+    try:
+        wish = messages.parse(HostModel, await multipart(request, draft, "model"))
+        if draft.size == 0:
+            raise _no_model()
+        return JSONResponse(saved(await models.host(principal, wish, draft)))
+    finally:
+        await asyncio.to_thread(draft.discard)
+
+
+async def take_model(service: Service, principal: Principal, wish: HostModel) -> dict[str, Any]:
+    """Host a model whose bytes came as text, or before as an upload: over HTTP or over a socket."""
+    await service.models.check_id(principal, wish)  # an upload is still there if this is refused
+    if wish.upload_id is not None:
+        draft = await service.uploads.take(principal, wish.upload_id)
+    elif wish.model:
+        draft = service.models.draft()
+    else:
+        raise _no_model()
+    try:
+        if wish.upload_id is None:
+            await asyncio.to_thread(draft.write, bytes_of(wish.model or "", "model"))
+        return await service.models.host(principal, wish, draft)
+    finally:
+        await asyncio.to_thread(draft.discard)
+
+
+def saved(row: dict[str, Any]) -> dict[str, Any]:
+    """The answer to who served a model."""
+    return {"success": True, "message": f"Model saved with id: {row['id']}", **_detailed(row)}
+
+
+def _no_model() -> NodeError:
+    return NodeError("the form has no 'model', or an empty one", code=ErrorCode.BAD_REQUEST, status=400)
+
+
+async def delete_model(request: Request) -> Response:
+    wish = named(request) if "model_id" in request.path_params else messages.parse(ModelName, await members(request))
+    await models_of(request).delete(principal_of(request), wish.model_id)
+    return JSONResponse(DELETED)
+
+
+# ---- downloading
+
+
+async def copy_allowed(request: Request) -> Response:
+    """Whether a model may be downloaded. A courtesy: `get_model` asks again."""
+    try:
+        await models_of(request).check_copy(principal_of(request), named(request).model_id)
+    except NodeError as error:
+        if error.code not in (ErrorCode.NOT_ALLOWED, ErrorCode.NOT_FOUND):
+            raise
+        return JSONResponse({"success": False, "error": error.message})
+    return JSONResponse({"success": True})
+
+
+async def get_model(request: Request) -> Response:
+    """The bytes: as they are for who accepts only octets, else as text in JSON, and that of large ones in a form."""
+    wish = named(request)
+    begins = request.headers.get("range", "bytes=0-").startswith("bytes=0-")
+    file, row = await models_of(request).open(principal_of(request), wish.model_id, wish.version, counted=begins)
+    headers = {"x-gridkit-version": str(row["version"])}
+    if request.headers.get("accept") == OCTETS:
+        return ranged_file_answer(request, file, row["digest"], headers)
+    if row["size"] < MULTIPART_FROM:
+        pieces, kind = _json_text(file), "application/json"
+    else:
+        boundary = row["digest"][:32]
+        pieces, kind = _form_text(file, boundary), f"multipart/form-data; boundary={boundary}"
+    return StreamingResponse(iterate_in_threadpool(pieces), media_type=kind, headers=headers)
+
+
+def _json_text(file: BinaryIO) -> Iterator[bytes]:
+    """``{"serialized_model": text}``, a piece at a time, in ASCII: the original's clients read it as ISO-8859-1."""
+    with file:
+        yield b'{"serialized_model": "'
+        while piece := file.read(PIECE):
+            yield json.dumps(text_of(piece))[1:-1].encode()
+        yield b'"}'
+
+
+def _form_text(file: BinaryIO, boundary: str) -> Iterator[bytes]:
+    with file:
+        yield f'--{boundary}\r\nContent-Disposition: form-data; name="serialized_model"\r\n\r\n'.encode()
+        while piece := file.read(PIECE):
+            yield text_of(piece).encode()
+        yield f"\r\n--{boundary}--\r\n".encode()
+
+
+# ---- inference
+
+
+async def run_inference(request: Request) -> Response:
+    """Tensors in, tensors out: safetensors with the keys "0", "1", … both ways."""
+    wish, limit = named(request), limits_of(request).run_inputs
+    async with request.app.state.budget.take(declared_size(request, limit)):
+        inputs = await body(request, limit)
+    results = await models_of(request).infer(principal_of(request), wish.model_id, inputs, wish.version)
+    return Response(results, media_type=OCTETS)
+
+
+async def infer_text(request: Request) -> Response:
+    """The form of 2019: `data` as text, and the first result as nested lists."""
+    asked = {**await members(request), "model_id": request.path_params["model_id"]}
+    wish = messages.parse(RunInference, asked)
+    results = await models_of(request).infer(
+        principal_of(request), wish.model_id, bytes_of(wish.data, "data"), wish.version
+    )
+    return Response(json.dumps(prediction(results)), media_type="application/json")
+
+
+def prediction(results: bytes) -> dict[str, Any]:
+    """The first result as nested lists. Numbers that aren't finite are written as Python's `json` does."""
+    return {"success": True, "prediction": read_tensors(results)[0].tolist()}
+
+
+# ---- paths
+
+
+def _spelled(
+    path: str,
+    endpoint: Callable[[Request], Awaitable[Response]],
+    operation: str,
+    methods: Sequence[str] = ("GET",),
+) -> Iterator[Route]:
+    """A route a spelling. A path that ends with an id has one end only: a slash there would be the id's."""
+    first, _, rest = path.removeprefix("/").partition("/")
+    ends = ("/" + rest,) if rest else ("", "/")
+    for prefix in PREFIXES:
+        for name in dict.fromkeys((first, first.replace("-", "_"))):
+            for end in ends:
+                yield route(f"{prefix}/{name}{end}", endpoint, operation, methods)
+
+
+_ID = "{model_id:path}"
+
+ROUTES = [
+    *_spelled("/models", list_models, "list-models"),
+    *_spelled("/detailed-models-list", detailed_list, "list-models"),
+    *_spelled("/serve-model", serve_model, "host-model", ["POST"]),
+    *_spelled("/delete-model", delete_model, "delete-model", ["POST"]),
+    *_spelled(f"/is-model-copy-allowed/{_ID}", copy_allowed, "download-model"),
+    *_spelled(f"/get-model/{_ID}", get_model, "download-model"),
+    *_spelled(f"/run-inference/{_ID}", run_inference, "run-inference", ["POST"]),
+    *_spelled(f"/models/{_ID}", details, "list-models"),
+    *_spelled(f"/models/{_ID}", delete_model, "delete-model", ["DELETE"]),
+    *_spelled(f"/models/{_ID}", infer_text, "run-inference", ["POST"]),
+    *_spelled(f"/model/{_ID}", infer_text, "run-inference", ["POST"]),
+]
