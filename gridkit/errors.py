@@ -57,6 +57,9 @@ class ErrorCode(enum.StrEnum):
     TARGET_FAILED = "TARGET_FAILED"
     # payloads
     MALFORMED = "MALFORMED"
+    WRONG_OFFSET = "WRONG_OFFSET"
+    BAD_RANGE = "BAD_RANGE"
+    DIGEST_MISMATCH = "DIGEST_MISMATCH"
     UNSAFE_FORMAT = "UNSAFE_FORMAT"
     BAD_PLAN = "BAD_PLAN"
     BAD_CONFIG = "BAD_CONFIG"
@@ -156,7 +159,19 @@ class ConflictError(NodeError):
 
 
 class LimitError(NodeError):
-    """Too large, too many, or no room left (413, 429, 507)."""
+    """Too large, too many, or no room left (413, 429, 507). `retry_after`: seconds after which it may go, if known."""
+
+    def __init__(
+        self,
+        message: str,
+        hint: str | None = None,
+        *,
+        code: ErrorCode | None = None,
+        status: int = 413,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, hint, code=code, status=status)
+        self.retry_after = retry_after
 
 
 class NodeUnreachable(GridkitError, ConnectionError):

@@ -21,22 +21,32 @@ from starlette.middleware import Middleware
 
 from gridkit.errors import UsageError
 from gridkit.node.accounts import Accounts
+from gridkit.node.audit import Audit
+from gridkit.node.datasets import Datasets
 from gridkit.node.guard import Guard
 from gridkit.node.identities import Identities
+from gridkit.node.models import Models
 from gridkit.node.outbound import Outbound
 from gridkit.node.passwords import Passwords
 from gridkit.node.peers import Peers
-from gridkit.node.protocol import GridkitWebSocket
+from gridkit.node.protocol import GridkitHttp, GridkitWebSocket
+from gridkit.node.rates import Rates
 from gridkit.node.rights import Access
 from gridkit.node.rounds import Rounds
 from gridkit.node.routes import accounts as account_routes
+from gridkit.node.routes import datasets as dataset_routes
 from gridkit.node.routes import events, http, model_centric, nodes
+from gridkit.node.routes import models as model_routes
 from gridkit.node.routes import socket as socket_routes
+from gridkit.node.routes import uploads as upload_routes
+from gridkit.node.runner import Runner
 from gridkit.node.service import Service
 from gridkit.node.settings import NodeSettings, kept_identity, kept_secret
 from gridkit.node.store.blobs import Blobs
 from gridkit.node.store.database import Database
 from gridkit.node.trainings import Trainings
+from gridkit.node.uploads import Uploads
+from gridkit.node.watch import Watch
 
 
 def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Service]:
@@ -44,16 +54,31 @@ def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Servic
     owner = kept_secret(settings.data / "token", settings.token)
     database = Database(settings.database or f"sqlite:///{settings.data / 'grid.db'}")
     passwords = Passwords()
-    identities = Identities(database, passwords)
+    rates = Rates(settings.limits, open=settings.open)
+    identities = Identities(database, passwords, rates)
     access = Access(owner, kept_secret(settings.data / "secret"), identities, open=settings.open)
+    watch = Watch(access, rates, Audit(settings.data / "audit.jsonl"))
     accounts = Accounts(database, access, identities, passwords)
     blobs = Blobs(settings.blobs or str(settings.data / "blobs"))
     rounds = Rounds(database, blobs)
     peers = Peers(database, access, outbound, kept_identity(settings), rounds.clock)
-    service = Service(access, accounts, Trainings(rounds, access), peers)
+    runner = Runner(settings.limits)
+    models = Models(database, blobs, access, runner, rounds.clock)
+    datasets = Datasets(database, blobs, access, runner, rounds.clock)
+    uploads = Uploads(blobs, settings.limits)
+    service = Service(access, watch, accounts, Trainings(rounds, access), models, datasets, peers, uploads)
     app = Starlette(
-        routes=[*model_centric.ROUTES, *account_routes.ROUTES, *nodes.ROUTES, *events.ROUTES, *socket_routes.ROUTES],
-        middleware=[Middleware(Guard, settings=settings)],
+        routes=[
+            *model_centric.ROUTES,
+            *account_routes.ROUTES,
+            *model_routes.ROUTES,
+            *dataset_routes.ROUTES,
+            *nodes.ROUTES,
+            *upload_routes.ROUTES,
+            *events.ROUTES,
+            *socket_routes.ROUTES,
+        ],
+        middleware=[Middleware(Guard, settings=settings, watch=watch)],
         exception_handlers=http.HANDLERS,
     )
     app.state.service = service
@@ -109,7 +134,7 @@ async def _serve(settings: NodeSettings, with_parent: bool) -> None:
         app,
         host=settings.host,
         port=settings.port,
-        http="h11",
+        http=GridkitHttp,
         h11_max_incomplete_event_size=settings.limits.header,
         ws=GridkitWebSocket,
         ws_max_size=settings.limits.message_before_auth,
@@ -120,6 +145,7 @@ async def _serve(settings: NodeSettings, with_parent: bool) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # anybody on this machine could name another's address
         timeout_graceful_shutdown=5,
         ssl_certfile=settings.certfile,
         ssl_keyfile=settings.keyfile,
@@ -127,6 +153,7 @@ async def _serve(settings: NodeSettings, with_parent: bool) -> None:
     service.trainings.rounds.db.start()
     try:
         await service.accounts.start()
+        service.models.start()
         await service.trainings.rounds.start()
         server = Server(config, service)
         if with_parent:
@@ -137,6 +164,8 @@ async def _serve(settings: NodeSettings, with_parent: bool) -> None:
     finally:
         await service.trainings.rounds.close()
         service.accounts.close()
+        service.watch.close()
+        await service.models.close()
         await asyncio.to_thread(service.trainings.rounds.db.close)
         outbound.close()
         listening.close()

@@ -1,7 +1,11 @@
-"""uvicorn's WebSocket protocol with two things added.
+"""uvicorn's protocols with what a node adds to them.
 
-*Joined writes.* What is written in one step of the event loop leaves in one segment. A client that reads the first
-message while it is still starting its listener (afnio's does) needs the 101 and that message together.
+*A bound on what isn't body.* HTTP is read by httptools (llhttp), which takes bodies faster than h11 does, and header
+lines, chunk extensions and trailers of any length. Here a connection that sends more than the limit of them at a
+stretch is ended; what came whole within one read (256 KiB) is refused by `gridkit.node.guard`.
+
+*Joined writes.* What is written to a WebSocket in one step of the event loop leaves in one segment. A client that reads
+the first message while it is still starting its listener (afnio's does) needs the 101 and that message together.
 
 *A limit that rises.* A socket takes small messages until it has authenticated, and large ones from then on. The ASGI
 scope's extension ``gridkit.limit`` is the call that raises it.
@@ -10,12 +14,60 @@ scope's extension ``gridkit.limit`` is the call that raises it.
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any, cast
 
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 
+from gridkit.errors import ErrorCode
+
 _FLUSH_AT = 64 * 1024
+
+
+class GridkitHttp(HttpToolsProtocol):
+    """`http=` of the node's uvicorn configuration, which must have `h11_max_incomplete_event_size` (see there)."""
+
+    def __init__(self, config: Config, *arguments: Any, **named: Any) -> None:
+        super().__init__(config, *arguments, **named)
+        self._limit = config.h11_max_incomplete_event_size or 64 * 1024
+        self._stretch = 0  # bytes since the last piece of a body, the last end of headers or of a message
+
+    def data_received(self, data: bytes) -> None:
+        self._stretch += len(data)
+        super().data_received(data)
+        if self._stretch > self._limit and not self.transport.is_closing():
+            self._refuse()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.cycle is None or self.cycle.scope is not self.scope:  # trailers are nobody's
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._stretch = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._stretch = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._stretch = 0
+        super().on_message_complete()
+
+    def _refuse(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            text = json.dumps({"error": "the request's headers are too large", "code": str(ErrorCode.TOO_LARGE)})
+            self.transport.write(_TOO_LARGE % (len(text), text.encode()))
+        self.transport.close()
+
+
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+    b"connection: close\r\n\r\n%s"
+)
 
 
 class _JoinedWrites:

@@ -64,6 +64,7 @@ class Rule:
         open: anonymous clients of the old protocols have it too under ``--open``.
         own: it is a right to one's own objects only; the role owner has it to everybody's.
         others: with `own`, further roles that have it to everybody's.
+        changes: it changes something, so that doing it leaves a row in the audit log.
     """
 
     roles: frozenset[Role]
@@ -71,6 +72,7 @@ class Rule:
     open: bool = False
     own: bool = False
     others: frozenset[Role] = frozenset()
+    changes: bool = False
 
 
 _EVERYBODY = frozenset(Role)
@@ -82,33 +84,43 @@ _JOINING = frozenset({Role.WORKER, Role.ANONYMOUS})  # a worker's token names it
 RULES: dict[str, Rule] = {
     "status": Rule(_EVERYBODY, "browse"),
     # model-centric training
-    "authenticate": Rule(_EVERYBODY, "train"),  # the credential may be in the message: "enrol" is asked of that one
+    "authenticate": Rule(
+        _EVERYBODY, "train", changes=True
+    ),  # the credential may be in the message: "enrol" is asked of that one
     "enrol": Rule(_TRUSTED, "train", open=True, own=True, others=_JOINING),
     "work": Rule(_EVERYBODY, "train"),  # the worker id and the request key are the right
     "retrieve-model": Rule(_TRUSTED, "train", open=True, own=True, others=_JOINING),
-    "host-training": Rule(_MEMBERS, "host", open=True),
-    "issue-token": Rule(_MEMBERS, "host", own=True),
+    "host-training": Rule(_MEMBERS, "host", open=True, changes=True),
+    "issue-token": Rule(_MEMBERS, "host", own=True, changes=True),
     "observe": Rule(_MEMBERS, "browse", own=True),
-    "stop": Rule(_MEMBERS, "host", own=True),
+    "stop": Rule(_MEMBERS, "host", own=True, changes=True),
     # accounts
-    "login": Rule(_EVERYBODY, "browse"),
+    "login": Rule(_EVERYBODY, "browse", changes=True),
     "list-users": Rule(_TRUSTED, "browse", own=True),
-    "manage-users": Rule(_OWNER, "manage"),
-    "set-password": Rule(_TRUSTED, "manage", own=True),
+    "add-user": Rule(_OWNER, "manage", changes=True),
+    "remove-user": Rule(_OWNER, "manage", changes=True),
+    "set-password": Rule(_TRUSTED, "manage", own=True, changes=True),
     "list-tokens": Rule(_TRUSTED, "browse", own=True),
-    "create-token": Rule(_TRUSTED, "manage", own=True),
-    "revoke-token": Rule(_TRUSTED, "manage", own=True),
+    "create-token": Rule(_TRUSTED, "manage", own=True, changes=True),
+    "revoke-token": Rule(_TRUSTED, "manage", own=True, changes=True),
     "read-audit": Rule(_OWNER, "manage"),
     # other nodes
     "list-peers": Rule(_MEMBERS, "browse", open=True),
-    "connect-node": Rule(_OWNER, "manage", open=True),
+    "connect-node": Rule(_OWNER, "manage", open=True, changes=True),
     # models
     "list-models": Rule(_MEMBERS, "browse", open=True),
     "download-model": Rule(_MEMBERS, "browse", open=True),
     "run-inference": Rule(_MEMBERS, "run", open=True),
-    "host-model": Rule(_MEMBERS, "host", open=True),
+    "host-model": Rule(_MEMBERS, "host", open=True, changes=True),
+    "upload": Rule(_MEMBERS, "host", open=True),  # each its own ones only: to others they don't exist
     "replace-model": Rule(_MEMBERS, "host", open=True, own=True),  # a new version under an id that exists
-    "delete-model": Rule(_MEMBERS, "host", open=True, own=True),
+    "delete-model": Rule(_MEMBERS, "host", open=True, own=True, changes=True),
+    # data sets: beside this, each one's policy says who may what
+    "list-datasets": Rule(_EVERYBODY, "browse"),
+    "fetch-dataset": Rule(_EVERYBODY, "browse"),
+    "run-plan": Rule(_MEMBERS, "run", open=True),
+    "publish-dataset": Rule(_MEMBERS, "host", open=True, changes=True),
+    "delete-dataset": Rule(_MEMBERS, "host", open=True, own=True, changes=True),
 }
 
 
@@ -117,7 +129,7 @@ class Identities(Protocol):
 
     async def of_token(self, token: str) -> Principal | None: ...
 
-    async def of_password(self, name: str, password: str) -> Principal | None: ...
+    async def of_password(self, name: str, password: str, address: str) -> Principal | None: ...
 
     def is_revoked(self, token_id: str) -> bool: ...
 
@@ -186,19 +198,19 @@ class Access:
         slot, label = claims.get("slot"), claims.get("label")
         return Principal(Role.WORKER, process=claims["process"], slot=slot, label=label, token=claims["jti"])
 
-    async def login(self, name: str, password: str) -> Principal:
-        """Who has this name and password.
+    async def login(self, name: str, password: str, address: str = "") -> Principal:
+        """Who has this name and password; `address` is where they come from.
 
         Raises:
             AccessError: `UNAUTHENTICATED`, one text whatever is wrong.
-            LimitError: `TOO_MANY`, so many passwords wait to be checked.
+            LimitError: `TOO_MANY` wrong ones, or so many wait to be checked.
         """
-        known = await self._identities.of_password(name, password)
+        known = await self._identities.of_password(name, password, address)
         if known is None:
             raise _unauthenticated(WRONG_PASSWORD)
         return known
 
-    async def of_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
+    async def of_headers(self, headers: Iterable[tuple[bytes, bytes]], address: str = "") -> Principal:
         """Who stands in the Authorization headers: Bearer, Api-Key, or Basic, with a token or a name's password."""
         refused: AccessError | None = None
         for header, value in headers:
@@ -211,7 +223,7 @@ class Access:
                 except AccessError:
                     if not name:
                         raise
-                    return await self.login(name, credential)
+                    return await self.login(name, credential, address)
             except AccessError as error:
                 refused = error
         if refused is not None:

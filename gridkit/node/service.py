@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gridkit.node.accounts import Accounts
+from gridkit.node.datasets import Datasets
+from gridkit.node.models import Models
 from gridkit.node.peers import Peers
 from gridkit.node.rights import Access
 from gridkit.node.trainings import Trainings
+from gridkit.node.uploads import Uploads
+
+from gridkit.node.watch import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +20,10 @@ class Service:
     """The use-cases of one node, a part each. They take checked values and a `Principal`, and raise typed errors."""
 
     access: Access
+    watch: Watch
     accounts: Accounts
     trainings: Trainings
+    models: Models
+    datasets: Datasets
     peers: Peers
+    uploads: Uploads

@@ -26,13 +26,29 @@ class Limits:
     message: int = 64 * MIB
     """one WebSocket message, or one JSON body, after that"""
     upload: int = 2048 * MIB
-    """one multipart or binary body"""
+    """one multipart or binary body, one upload in pieces"""
+    uploads: int = 16
+    """number of uploads in pieces that one principal has under way"""
+    uploads_bytes: int = 4096 * MIB
+    """their sizes together"""
+    upload_idle: float = 3600.0
+    """seconds after which an upload ends to which nothing was added"""
     decoding: int = 256 * MIB
     """all JSON bodies with base64 payloads that are in memory at one time"""
     text: int = 200
     """an id, a name, a version, a label (characters)"""
     plan: int = 72 * MIB
     """one plan"""
+    member_rate: float = 20_000.0
+    """requests and messages a second of one who has a credential, in the long run"""
+    anonymous_rate: float = 500.0
+    """requests and messages a second of all anonymous clients of one address (without --open)"""
+    wrong_rate: float = 1.0
+    """wrong credentials a second of one address; a hundred times as many at once"""
+    strangers: int = 256
+    """number of WebSockets that haven't authenticated (without --open)"""
+    stranger_seconds: float = 30.0
+    """for how long a WebSocket may stay without authenticating (without --open)"""
     run_seconds: float = 30.0
     """one computation in the runner (seconds)"""
     run_memory: int = 4096 * MIB

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+import math
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, BinaryIO
 
 from sqlalchemy.exc import OperationalError
-from starlette.concurrency import iterate_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -18,12 +19,10 @@ from starlette.routing import Route
 
 from gridkit.errors import ErrorCode, GridkitError, LimitError, NodeError
 from gridkit.node.guard import error_body
-from gridkit.node.rights import RULES, Principal
+from gridkit.node.rights import ANONYMOUS, RULES, Principal
 from gridkit.node.service import Service
 from gridkit.node.settings import Limits
-from gridkit.node.store.blobs import Draft
-
-PIECE = 1 << 20
+from gridkit.node.store.blobs import PIECE, Draft, pour
 
 
 class Budget:
@@ -74,10 +73,13 @@ def route(
     assert operation in RULES
 
     async def guarded(request: Request) -> Response:
-        access = service_of(request).access
-        request.state.principal = await access.of_headers(request.scope["headers"])
-        access.allow(request.state.principal, operation)
-        return await endpoint(request)
+        watch, request.state.operation = service_of(request).watch, operation
+        request.state.principal = await watch.identify(request.scope)
+        watch.admit(request.state.principal, request.scope)
+        watch.access.allow(request.state.principal, operation)
+        response = await endpoint(request)
+        watch.done(request.state.principal, request.scope, operation, request.scope["path"])
+        return response
 
     return Route(path, guarded, methods=list(methods), name=operation)
 
@@ -96,11 +98,16 @@ async def body(request: Request, limit: int) -> bytes:
 
 async def body_to(request: Request, draft: Draft, limit: int) -> None:
     """Stream the body into a draft on disk."""
-    async for piece in request.stream():
-        if draft.size + len(piece) > limit:
-            raise too_large(limit)
-        if piece:
-            await asyncio.to_thread(draft.write, piece)
+
+    async def bounded() -> AsyncIterator[bytes]:
+        left = limit - draft.size
+        async for piece in request.stream():
+            left -= len(piece)
+            if left < 0:
+                raise too_large(limit)
+            yield piece
+
+    await pour(bounded(), lambda pieces: asyncio.to_thread(draft.write, *pieces))
 
 
 def declared_size(request: Request, limit: int) -> int:
@@ -124,18 +131,71 @@ def answer(kind: str, data: dict[str, Any]) -> JSONResponse:
 def file_answer(file: BinaryIO, headers: dict[str, str] | None = None) -> Response:
     """A file as octets, a MiB at a time."""
     size = file.seek(0, 2)
-    file.seek(0)
+    return _octets(file, 0, size, 200, headers or {})
 
-    def pieces() -> Iterator[bytes]:
-        with file:
-            while piece := file.read(PIECE):
-                yield piece
 
+def ranged_file_answer(request: Request, file: BinaryIO, etag: str, headers: dict[str, str] | None = None) -> Response:
+    """A file, or the one range of it that the request asks for (RFC 9110, section 14), so that a download can go on
+    after a cut. A range outside the file, and several ranges, are answered with 416.
+
+    Args:
+        etag: what the bytes are known by, without quotes. A range under an `If-Range` with another one gets all.
+    """
+    size = file.seek(0, 2)
+    tag = f'"{etag}"'
+    headers = {**(headers or {}), "etag": tag, "accept-ranges": "bytes"}
+    wished = request.headers.get("range", "")
+    if not wished.startswith("bytes=") or request.headers.get("if-range", tag) != tag:
+        return _octets(file, 0, size, 200, headers)
+    span = _range(wished.removeprefix("bytes="), size)
+    if span is None:
+        file.close()
+        text = f"the file has {size} bytes; ask for one range of them"
+        error = LimitError(text, code=ErrorCode.BAD_RANGE, status=416)
+        return JSONResponse(error_body(error), 416, {"content-range": f"bytes */{size}"})
+    start, end = span
+    return _octets(file, start, end, 206, {**headers, "content-range": f"bytes {start}-{end - 1}/{size}"})
+
+
+_RANGE = re.compile(r"([0-9]{0,18})-([0-9]{0,18})")
+
+
+def _range(text: str, size: int) -> tuple[int, int] | None:
+    """``first-last``, ``first-`` or ``-length`` as start and end; None for anything else and for what isn't there."""
+    match = _RANGE.fullmatch(text.strip())
+    if match is None or match[0] == "-":
+        return None
+    if not match[1]:
+        start, end = max(0, size - int(match[2])), size
+    else:
+        start, end = int(match[1]), min(size, int(match[2]) + 1) if match[2] else size
+    return (start, end) if start < end else None
+
+
+def _octets(file: BinaryIO, start: int, end: int, status: int, headers: dict[str, str]) -> Response:
     return StreamingResponse(
-        iterate_in_threadpool(pieces()),
+        _pieces(file, start, end),
+        status,
         media_type="application/octet-stream",
-        headers={"content-length": str(size), **(headers or {})},
+        headers={"content-length": str(end - start), **headers},
     )
+
+
+async def _pieces(file: BinaryIO, start: int, end: int) -> AsyncIterator[bytes]:
+    """The bytes of a file; the next piece is read while one is on its way. Closes the file."""
+    file.seek(start)
+    following = asyncio.ensure_future(asyncio.to_thread(file.read, min(PIECE, end - start)))
+    try:
+        while start < end:
+            piece = await following
+            if not piece:
+                raise OSError("a file of the node became shorter")
+            start += len(piece)
+            following = asyncio.ensure_future(asyncio.to_thread(file.read, min(PIECE, end - start)))
+            yield piece
+    finally:
+        await asyncio.wait([following])
+        file.close()
 
 
 def needed(request: Request, name: str) -> str:
@@ -146,10 +206,15 @@ def needed(request: Request, name: str) -> str:
     return value
 
 
-async def on_gridkit_error(_request: Request, error: Exception) -> Response:
+async def on_gridkit_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, GridkitError)
+    principal, operation = getattr(request.state, "principal", ANONYMOUS), getattr(request.state, "operation", "")
+    watch = service_of(request).watch
+    error = watch.refused(principal, request.scope, operation, request.scope["path"], error)
     status = error.status if isinstance(error, NodeError) else 400
-    headers = {"connection": "close"} if status == 413 else None
+    headers = {"connection": "close"} if status == 413 else {}
+    if isinstance(error, LimitError) and error.retry_after:
+        headers["retry-after"] = str(math.ceil(error.retry_after))
     return JSONResponse(error_body(error), status, headers)
 
 

@@ -6,11 +6,12 @@ any other fsspec URL (``s3://bucket/prefix``) works with what that file system g
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import secrets
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -19,6 +20,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 DRAFT = ".draft-"
+PIECE = 1 << 20
+"""bytes that are read or written at a time"""
 
 
 class Draft:
@@ -31,35 +34,63 @@ class Draft:
         self._hash = hashlib.sha256()
         self.size = 0
 
-    def write(self, data: bytes | memoryview) -> None:
-        self._file.write(data)
-        self._hash.update(data)
-        self.size += len(data)
+    def write(self, *pieces: bytes | memoryview) -> None:
+        for piece in pieces:
+            self._file.write(piece)
+            self._hash.update(piece)
+            self.size += len(piece)
 
     @property
     def digest(self) -> str:
         """SHA-256 of what was written so far, in hex."""
         return self._hash.hexdigest()
 
-    def close(self, *, sync: bool) -> None:
-        """Close the file; with `sync`, its bytes are on the disk afterwards."""
-        if self._file.closed:
-            return
-        if sync:
-            self._file.flush()
-            if isinstance(self._fs, LocalFileSystem):
-                os.fsync(self._file.fileno())
-        self._file.close()
+    def close(self) -> None:
+        """The end of writing."""
+        if not self._file.closed:
+            self._file.close()
 
     def open(self) -> BinaryIO:
         """Read back what was written (closes it for writing)."""
-        self.close(sync=False)
+        self.close()
         return cast(BinaryIO, self._fs.open(self.path, "rb"))
 
     def discard(self) -> None:
-        self.close(sync=False)
+        self.close()
         if self._fs.exists(self.path):
             self._fs.rm_file(self.path)
+
+
+async def pour(pieces: AsyncIterable[bytes], write: Callable[[list[bytes]], Coroutine[Any, Any, None]]) -> None:
+    """Hand what comes to `write`, a MiB or so at a time, while more comes: a step to a thread for each piece of a body
+    (64 KiB) would take longer than the writing. What came before an error of `pieces` is written too.
+    """
+    gathered: list[bytes] = []
+    size = 0
+    writing: asyncio.Task[None] | None = None
+    try:
+        async for piece in pieces:
+            gathered.append(piece)
+            size += len(piece)
+            if size >= PIECE:
+                if writing is not None:
+                    await writing
+                writing = asyncio.ensure_future(write(gathered))
+                gathered, size = [], 0
+    finally:
+        if writing is not None:
+            await writing
+        if gathered:
+            await write(gathered)
+
+
+def _sync(path: str) -> None:
+    """What was written to this file, or changed in this folder, is on the disk afterwards."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class Blobs:
@@ -101,7 +132,7 @@ class Blobs:
 
     def keep(self, draft: Draft) -> str:
         """Make the draft a blob, durably, and return its digest. Call it with the digest pinned."""
-        draft.close(sync=True)
+        draft.close()
         path = self._path(draft.digest)
         parent = path.rpartition("/")[0]
         if self._fs.exists(path):
@@ -110,15 +141,12 @@ class Blobs:
         if not self._local:
             self._fs.mv(draft.path, path)
             return draft.digest
+        _sync(draft.path)  # by its name: whoever read the draft has closed its file
         fresh = not os.path.isdir(parent)
         os.makedirs(parent, exist_ok=True)
         os.replace(draft.path, path)
         for folder in (parent, self._root) if fresh else (parent,):
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            _sync(folder)
         return draft.digest
 
     def put(self, pieces: Iterable[bytes]) -> tuple[str, int]:

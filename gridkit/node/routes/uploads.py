@@ -1,0 +1,58 @@
+"""Uploads in pieces: begin, ask how far it is, go on after a cut, end. Small things go in one request instead."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from gridkit.errors import ErrorCode, NodeError
+from gridkit.node import messages
+from gridkit.node.routes.http import body, limits_of, principal_of, route, service_of
+from gridkit.node.uploads import Upload
+
+
+class BeginUpload(messages.Message):
+    size: Annotated[int, Field(ge=1, le=1 << 62)]
+    sha256: Annotated[str, Field(max_length=64)] | None = None
+
+
+async def begin(request: Request) -> Response:
+    raw = await body(request, limits_of(request).message_before_auth)
+    wish = messages.parse(BeginUpload, messages.parse_json(raw))
+    upload = await service_of(request).uploads.begin(principal_of(request), wish.size, wish.sha256)
+    return JSONResponse({"upload_id": upload.id, "offset": 0}, 201)
+
+
+async def state(request: Request) -> Response:
+    return _state(service_of(request).uploads.find(principal_of(request), request.path_params["upload_id"]))
+
+
+async def append(request: Request) -> Response:
+    offset = request.query_params.get("offset", "")
+    if not (offset.isascii() and offset.isdecimal() and len(offset) < 20):
+        raise NodeError("the query has no usable 'offset'", code=ErrorCode.BAD_REQUEST, status=400)
+    uploads, upload_id = service_of(request).uploads, request.path_params["upload_id"]
+    return _state(await uploads.receive(principal_of(request), upload_id, int(offset), request.stream()))
+
+
+async def delete(request: Request) -> Response:
+    await service_of(request).uploads.delete(principal_of(request), request.path_params["upload_id"])
+    return JSONResponse({"success": True})
+
+
+def _state(upload: Upload) -> Response:
+    """With the digest once all bytes are there, so that the sender can compare it with its own."""
+    complete = upload.offset == upload.size
+    digest = {"sha256": upload.draft.digest} if complete else {}
+    return JSONResponse({"upload_id": upload.id, "offset": upload.offset, "size": upload.size, **digest})
+
+
+ROUTES = [
+    route("/uploads", begin, "upload", ["POST"]),
+    route("/uploads/{upload_id}", state, "upload"),
+    route("/uploads/{upload_id}", append, "upload", ["PATCH"]),
+    route("/uploads/{upload_id}", delete, "upload", ["DELETE"]),
+]
