@@ -29,6 +29,7 @@ _WHERE = {
     "SGD": "gridkit.plans.optim",
     "Adam": "gridkit.plans.optim",
     "AdamW": "gridkit.plans.optim",
+    "Policy": "gridkit.policy",
     "GridkitError": "gridkit.errors",
 }
 _MODULES = ("aio", "errors", "options")
@@ -47,6 +48,7 @@ if TYPE_CHECKING:  # `as`: that a type checker takes them for public
     from gridkit.plans.optim import AdamW as AdamW
     from gridkit.plans.plan import Plan as Plan
     from gridkit.plans.training import training_plan as training_plan
+    from gridkit.policy import Policy as Policy
     from gridkit.run import Run as Run
     from gridkit.run import verify as verify
     from gridkit.session import Session as Session

@@ -1,0 +1,122 @@
+"""What a node looks at before it takes a data set in, or has a plan computed on one. Blocking; called in threads."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from gridkit.errors import ErrorCode, NodeError, PlanError, UsageError, WireError
+from gridkit.node.store.blobs import Draft
+from gridkit.plans.check import dry_run
+from gridkit.plans.form import decode
+from gridkit.plans.plan import Plan
+from gridkit.plans.table.shapes import Meta
+from gridkit.policy import Policy
+from gridkit.wire.foreign import HEAD, refuse_unsafe
+from gridkit.wire.safetensors import TensorFile, pack_tensors
+from gridkit.wire.tensors import TensorSpec
+
+
+def read_policy(data: dict[str, Any]) -> Policy:
+    """The policy of a message.
+
+    Raises:
+        NodeError: `BAD_CONFIG`, naming what is wrong.
+    """
+    try:
+        return Policy.from_json(data)
+    except UsageError as error:
+        raise NodeError(f"policy: {error.message}", error.hint, code=ErrorCode.BAD_CONFIG, status=400) from None
+
+
+def check_dataset(data: Draft, mock: Draft | None, kind: str, columns: Sequence[str] | None) -> list[TensorSpec]:
+    """The data's tensors, after a look at the structure of both.
+
+    Args:
+        data, mock: safetensors with the keys "0", "1", ….
+        kind: "tensor", "tensors", or "frame", whose tensors are columns of one length.
+        columns: what these are called.
+
+    Raises:
+        WireError: the first rule that is broken.
+    """
+    specs = _specs(data)
+    if kind == "frame":
+        names = list(columns or ())
+        if len(names) != len(specs) or len(set(names)) != len(names):
+            raise WireError(f"{len(specs)} columns have {len(set(names))} names")
+        if len({spec.shape for spec in specs}) != 1 or len(specs[0].shape) != 1:
+            raise WireError("the columns of a table must have one dimension each, and one length")
+        specs = [TensorSpec(name, spec.dtype, spec.shape) for name, spec in zip(names, specs, strict=True)]
+    elif columns is not None or (kind == "tensor" and len(specs) != 1):
+        raise WireError(f"{len(specs)} tensors{' with columns' if columns else ''} aren't of the kind '{kind}'")
+    if mock is not None:
+        likeness = [(spec.dtype, spec.shape[1:], len(spec.shape)) for spec in _specs(mock)]
+        if likeness != [(spec.dtype, spec.shape[1:], len(spec.shape)) for spec in specs]:
+            raise WireError("the mock sample isn't like the data: only the numbers of rows may differ")
+    return specs
+
+
+def _specs(draft: Draft) -> list[TensorSpec]:
+    with draft.open() as file:
+        refuse_unsafe(file.read(HEAD), "send tensors as safetensors, as grid.publish does")
+        tensors = TensorFile(file)
+    tensors.check_numbered()
+    if not tensors.specs:
+        raise WireError("a data set has at least one tensor")
+    return list(tensors.specs)
+
+
+def check_run(plan: bytes, data: Sequence[TensorSpec]) -> list[TensorSpec]:
+    """The results that a plan will give on data of these shapes, worked out without running it.
+
+    Args:
+        plan: GKP1 bytes, of a function.
+        data: its arguments, in order.
+
+    Raises:
+        PlanError: `BAD_PLAN`, or `BAD_INPUT` when it takes something else.
+    """
+    read = decode(plan)
+    if any(i.role not in ("arg", "uniform") for i in read.inputs) or any(o.role != "result" for o in read.outputs):
+        raise PlanError(f"plan {read.name!r} is no plan of a function", "make it with gk.plan")
+    values = dry_run(read, _batch(read, data))
+    metas = [values[output.id] for output in read.outputs]
+    return [TensorSpec(str(n), meta.dtype, tuple(meta.shape)) for n, meta in enumerate(metas) if isinstance(meta, Meta)]
+
+
+def _batch(plan: Plan, data: Sequence[TensorSpec]) -> int:
+    """The batch size, after a look at the arguments."""
+    wanted = [i for i in plan.inputs if i.role == "arg"]
+    if len(wanted) != len(data):
+        raise _bad_input(f"plan {plan.name!r} takes {len(wanted)} tensors, the data set has {len(data)}")
+    batches = (spec.shape[0] for i, spec in zip(wanted, data, strict=True) if i.shape[:1] == ("B",) and spec.shape)
+    batch = next(batches, 1)
+    for i, spec in zip(wanted, data, strict=True):
+        if (tuple(batch if s == "B" else s for s in i.shape), i.dtype) != (spec.shape, spec.dtype):
+            takes = f"{i.dtype}[{', '.join(map(str, i.shape))}]"
+            raise _bad_input(
+                f"plan {plan.name!r} takes {takes} for '{i.name}', the data set has {spec.dtype}{list(spec.shape)}"
+            )
+    return batch
+
+
+def _bad_input(message: str) -> PlanError:
+    hint = 'trace it for the data set\'s shapes; gk.spec("B", …) stands for any number of rows'
+    return PlanError(message, hint, code=ErrorCode.BAD_INPUT)
+
+
+def chosen(answer: bytes, expected: Sequence[TensorSpec], places: Sequence[int]) -> bytes:
+    """Of what the runner gave, the results at these places; all of them must have the shapes that were worked out.
+
+    Raises:
+        NodeError: they haven't: what may get out was decided on other shapes.
+    """
+    results = TensorFile(io.BytesIO(answer))
+    if list(results.specs) != list(expected):
+        raise NodeError("the runner gave other results than the plan has", code=ErrorCode.INTERNAL)
+    if len(places) == len(expected):
+        return answer
+    arrays = list(results.views(answer).values())
+    return pack_tensors([arrays[place] for place in places]).tobytes()

@@ -1,0 +1,112 @@
+"""Data sets: publish, list, fetch, compute on, delete; and the original's `/dataset-tags` and `/search`.
+
+An id is opaque text, percent-encoded in the path; it is the last part of the path, so it may have slashes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from gridkit.node import messages
+from gridkit.node.messages_datasets import PublishDataset, Search
+from gridkit.node.messages_grid import Page
+from gridkit.node.routes.http import body, file_answer, limits_of, principal_of, route, service_of
+from gridkit.node.store.blobs import Draft
+
+
+async def publish(request: Request) -> Response:
+    """JSON with the ids of finished uploads, which end with this."""
+    service, principal = service_of(request), principal_of(request)
+    raw = await body(request, limits_of(request).plan)
+    wish = messages.parse(PublishDataset, messages.parse_json(raw))
+    drafts: list[Draft] = []
+    try:
+        drafts.append(await service.uploads.take(principal, wish.upload_id))
+        if wish.mock_upload_id is not None:
+            drafts.append(await service.uploads.take(principal, wish.mock_upload_id))
+        row = await service.datasets.publish(principal, wish, drafts[0], drafts[1] if drafts[1:] else None)
+    finally:
+        for draft in drafts:
+            await asyncio.to_thread(draft.discard)
+    return JSONResponse(row, 201)
+
+
+async def page(request: Request) -> Response:
+    wish = messages.parse(Page, dict(request.query_params))
+    rows, total = await service_of(request).datasets.page(principal_of(request), wish)
+    return JSONResponse({"datasets": rows, "total": total})
+
+
+async def details(request: Request) -> Response:
+    return JSONResponse(await service_of(request).datasets.details(principal_of(request), _id(request)))
+
+
+async def delete(request: Request) -> Response:
+    await service_of(request).datasets.delete(principal_of(request), _id(request))
+    return JSONResponse({"success": True})
+
+
+async def data(request: Request) -> Response:
+    return await _octets(request, mock=False)
+
+
+async def mock(request: Request) -> Response:
+    return await _octets(request, mock=True)
+
+
+async def _octets(request: Request, *, mock: bool) -> Response:
+    file, digest = await service_of(request).datasets.open(principal_of(request), _id(request), mock=mock)
+    return file_answer(file, {"etag": f'"{digest}"'})
+
+
+async def run_plan(request: Request) -> Response:
+    """A plan's bytes in, its results out, as safetensors."""
+    plan = await body(request, limits_of(request).plan)
+    results = await service_of(request).datasets.run(principal_of(request), _id(request), plan)
+    return Response(results, media_type="application/octet-stream")
+
+
+async def tags(request: Request) -> Response:
+    """The original's: a bare list."""
+    return JSONResponse(await service_of(request).datasets.tags(principal_of(request)))
+
+
+async def search(request: Request) -> Response:
+    """The original's answer is `content`: whether anything matches; ours says what. The media type isn't looked at."""
+    raw = await body(request, limits_of(request).message_before_auth)
+    wish = messages.parse(Search, messages.parse_json(raw))
+    rows = await service_of(request).datasets.search(principal_of(request), wish.query)
+    return JSONResponse({"content": bool(rows), "datasets": rows})
+
+
+def _id(request: Request) -> str:
+    return str(request.path_params["dataset_id"])
+
+
+def _spelled(paths: tuple[str, ...], endpoint: Callable[[Request], Awaitable[Response]], method: str) -> list[Route]:
+    """In all spellings: under the original's later prefix too, with and without a slash at the end."""
+    prefixes = ("", "/data-centric", "/data_centric")
+    return [
+        route(f"{prefix}{path}{slash}", endpoint, "list-datasets", [method])
+        for prefix in prefixes
+        for path in paths
+        for slash in ("", "/")
+    ]
+
+
+ROUTES = [
+    *_spelled(("/dataset-tags", "/dataset_tags"), tags, "GET"),
+    *_spelled(("/search",), search, "POST"),
+    *(route(path, page, "list-datasets") for path in ("/datasets", "/datasets/")),
+    *(route(path, publish, "publish-dataset", ["POST"]) for path in ("/datasets", "/datasets/")),
+    route("/datasets/{dataset_id:path}", details, "list-datasets"),
+    route("/datasets/{dataset_id:path}", delete, "delete-dataset", ["DELETE"]),
+    route("/dataset-data/{dataset_id:path}", data, "fetch-dataset"),
+    route("/dataset-mock/{dataset_id:path}", mock, "fetch-dataset"),
+    route("/run-plan/{dataset_id:path}", run_plan, "run-plan", ["POST"]),
+]
