@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from gridkit.errors import AccessError, ConflictError, ErrorCode, LimitError, NodeError, NotFoundError
 from gridkit.node import messages
+from gridkit.node.audit import about
 from gridkit.node.identities import Identities, new_token
 from gridkit.node.passwords import Passwords
 from gridkit.node.rights import OWNER, Access, Principal, Role
@@ -63,7 +64,8 @@ class Accounts:
         Raises:
             ConflictError: the name is taken.
         """
-        self._access.allow(principal, "manage-users")
+        about(wish.name)
+        self._access.allow(principal, "add-user")
         kept = None if wish.password is None else await self._passwords.hash(wish.password)
 
         def insert(c: sa.Connection) -> None:
@@ -85,7 +87,7 @@ class Accounts:
         Raises:
             NotFoundError: there is none.
         """
-        self._access.allow(principal, "manage-users")
+        self._access.allow(principal, "remove-user")
 
         def delete(c: sa.Connection) -> None:
             done: Any = c.execute(db.account.delete().where(db.account.c.name == name))
@@ -117,14 +119,15 @@ class Accounts:
 
     # -- tokens
 
-    async def login(self, wish: messages.Login) -> dict[str, Any]:
-        """A token of `LOGIN_SECONDS` for a name and its password.
+    async def login(self, wish: messages.Login, address: str) -> dict[str, Any]:
+        """A token of `LOGIN_SECONDS` for a name and its password; `address` is where they come from.
 
         Raises:
             AccessError: `UNAUTHENTICATED`, one text whatever is wrong.
             LimitError: `TOO_MANY` tries.
         """
-        who = await self._access.login(wish.username, wish.password)
+        about(wish.username)
+        who = await self._access.login(wish.username, wish.password, address)
         made = await self._insert(who.name, "login", "login", None, time.time() + LOGIN_SECONDS)
         return {**made, "role": str(who.role)}
 
@@ -138,6 +141,7 @@ class Accounts:
             NotFoundError: there is no such account.
         """
         name = principal.name if wish.user is None else wish.user
+        about(name)
         self._access.allow(principal, "create-token", owner=name)
         if not name:
             raise AccessError(

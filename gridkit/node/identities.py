@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import sqlalchemy as sa
 
 from gridkit.node.passwords import Passwords
+from gridkit.node.rates import Rates
 from gridkit.node.rights import ACCOUNT_TOKEN, OWNER, Principal, Role
 from gridkit.node.store import tables as db
 from gridkit.node.store.database import Database
@@ -41,9 +42,10 @@ def _digest(secret: str) -> str:
 class Identities:
     """The accounts of one node, as credentials find them (`rights.Identities`)."""
 
-    def __init__(self, database: Database, passwords: Passwords) -> None:
+    def __init__(self, database: Database, passwords: Passwords, rates: Rates) -> None:
         self._db = database
         self._passwords = passwords
+        self._rates = rates
         self._known: dict[str, _Known] = {}
         self._revoked: set[str] = set()
         self._changes = 0
@@ -85,15 +87,21 @@ class Identities:
             return None
         return known.principal
 
-    async def of_password(self, name: str, password: str) -> Principal | None:
+    async def of_password(self, name: str, password: str, address: str) -> Principal | None:
         """Whose name and password these are; nobody's takes as long to find out.
 
         Raises:
-            LimitError: `TOO_MANY`, so many passwords wait to be checked.
+            LimitError: `TOO_MANY` wrong ones, or so many wait to be checked.
         """
         wanted = sa.select(db.account.c.role, db.account.c.password).where(db.account.c.name == name)
         row = await self._db.read(lambda c: c.execute(wanted).first())
-        right = await self._passwords.verify(None if row is None else row.password, password)
+        kept = None if row is None else row.password
+        right = self._passwords.remembers(kept, password)
+        if not right:
+            self._rates.may_guess(name, address)
+            right = await self._passwords.verify(kept, password)
+            if not right:
+                self._rates.guessed(name)
         return Principal(Role(row.role), name) if right and row is not None else None
 
 

@@ -55,21 +55,22 @@ class Passwords:
         """
         return await self._work(self._hasher.hash, password)
 
+    def remembers(self, kept: str | None, password: str) -> bool:
+        """Whether `verify` said so a moment ago."""
+        return kept is not None and self._recent.get(self._mark(kept, password), 0.0) > time.monotonic()
+
     async def verify(self, kept: str | None, password: str) -> bool:
         """Whether this is the password of which `kept` was kept; None, for nobody, takes as long and is False.
 
         Raises:
             LimitError: `TOO_MANY`, as many wait as may.
         """
-        mark = self._mark(kept or "", password)
-        if kept is not None and self._recent.get(mark, 0.0) > time.monotonic():
-            return True
         if self._nobodys is None:
             self._nobodys = await self.hash(secrets.token_urlsafe())
         right = await self._work(self._matches, kept or self._nobodys, password)
         if kept is None or not right:
             return False
-        self._recent[mark] = time.monotonic() + REMEMBERED_SECONDS
+        self._recent[self._mark(kept, password)] = time.monotonic() + REMEMBERED_SECONDS
         while len(self._recent) > REMEMBERED:
             self._recent.popitem(last=False)
         return True

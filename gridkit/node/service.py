@@ -11,7 +11,6 @@ from gridkit.node.peers import Peers
 from gridkit.node.rights import Access
 from gridkit.node.trainings import Trainings
 from gridkit.node.uploads import Uploads
-
 from gridkit.node.watch import Watch
 
 

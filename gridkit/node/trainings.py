@@ -18,6 +18,7 @@ from gridkit.errors import AccessError, ConflictError, ErrorCode, NodeError, Not
 from gridkit.federated import cycle, history
 from gridkit.federated.checks import Verdict
 from gridkit.node import intake, messages
+from gridkit.node.audit import about
 from gridkit.node.failpoint import failpoint
 from gridkit.node.rights import Access, Principal, Role
 from gridkit.node.rounds import Process, Rounds, all_processes, append_rows, read_rows
@@ -69,6 +70,7 @@ class Trainings:
                 code=ErrorCode.BAD_CONFIG,
                 status=400,
             )
+        about(f"{named.name} {named.version}")
         rules = cycle.CycleRules.from_config(server_config)
         if not plans:
             raise NodeError("a training process needs a plan", code=ErrorCode.BAD_PLAN, status=400)
@@ -124,6 +126,7 @@ class Trainings:
 
     async def issue_token(self, principal: Principal, wish: messages.IssueToken) -> str:
         """A worker token for a hosted process, perhaps bound to a slot and a label."""
+        about(f"{wish.name} {wish.version or ''}")
         self.access.allow(principal, "issue-token")
         process = await self.rounds.named(wish.name, wish.version)
         self.access.allow(principal, "issue-token", owner=process.owner)
@@ -135,6 +138,7 @@ class Trainings:
         """Give a worker its identity: a random id, which is also its right to ask for work in this process."""
         if wish.auth_token is not None:
             principal = await self.access.principal(wish.auth_token)
+        about(f"{wish.model_name} {wish.model_version or ''}")
         self.access.allow(principal, "enrol")
         process = await self.rounds.named(wish.model_name, wish.model_version)
         self.access.allow(principal, "enrol", owner=process.owner, process=process.id)
@@ -395,6 +399,7 @@ class Trainings:
 
     async def stop(self, principal: Principal, wish: messages.Stop) -> dict[str, Any]:
         """Stop a training after this round, or at once."""
+        about(f"{wish.name} {wish.version or ''}")
         self.access.allow(principal, "stop")
         process = await self.rounds.named(wish.name, wish.version)
         self.access.allow(principal, "stop", owner=process.owner)

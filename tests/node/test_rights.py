@@ -23,7 +23,7 @@ class NoAccounts:
     async def of_token(self, token: str) -> Principal | None:
         return None
 
-    async def of_password(self, name: str, password: str) -> Principal | None:
+    async def of_password(self, name: str, password: str, address: str) -> Principal | None:
         return None
 
     def is_revoked(self, token_id: str) -> bool:

@@ -1,15 +1,20 @@
-"""Accounts over HTTP: `/users`, `/users/login`, `/tokens`; JSON both ways."""
+"""Accounts over HTTP: `/users`, `/users/login`, `/tokens`, `/audit`; JSON both ways."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from gridkit.errors import ErrorCode, NodeError
 from gridkit.node import messages
 from gridkit.node.accounts import Accounts
+from gridkit.node.rates import source
 from gridkit.node.routes.http import body, limits_of, principal_of, route, service_of
+
+MAX_ROWS = 100_000
 
 
 def accounts_of(request: Request) -> Accounts:
@@ -46,7 +51,8 @@ async def set_password(request: Request) -> Response:
 
 
 async def login(request: Request) -> Response:
-    return _secret(await accounts_of(request).login(messages.parse(messages.Login, await _json(request))))
+    wish = messages.parse(messages.Login, await _json(request))
+    return _secret(await accounts_of(request).login(wish, source(request.scope.get("client"))))
 
 
 async def tokens(request: Request) -> Response:
@@ -63,13 +69,23 @@ async def revoke_token(request: Request) -> Response:
     return JSONResponse({"success": True})
 
 
+async def audit(request: Request) -> Response:
+    asked = request.query_params.get("limit", "1000")
+    limit = int(asked) if asked.isdecimal() and len(asked) < 10 else 0
+    if not 0 < limit <= MAX_ROWS:
+        raise NodeError(f"limit is a number from 1 to {MAX_ROWS}", code=ErrorCode.BAD_REQUEST, status=400)
+    rows = await asyncio.to_thread(service_of(request).watch.audit.read, limit)
+    return JSONResponse({"success": True, "rows": rows})
+
+
 ROUTES = [
     route("/users", users, "list-users"),
-    route("/users", add_user, "manage-users", ["POST"]),
+    route("/users", add_user, "add-user", ["POST"]),
     route("/users/login", login, "login", ["POST"]),
-    route("/users/{name}", remove_user, "manage-users", ["DELETE"]),
+    route("/users/{name}", remove_user, "remove-user", ["DELETE"]),
     route("/users/{name}/password", set_password, "set-password", ["PUT"]),
     route("/tokens", tokens, "list-tokens"),
     route("/tokens", create_token, "create-token", ["POST"]),
     route("/tokens/{token_id}", revoke_token, "revoke-token", ["DELETE"]),
+    route("/audit", audit, "read-audit"),
 ]
