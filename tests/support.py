@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 
 from gridkit.plans.plan import Input, Node, Output, Plan, Ref
+from gridkit.wire.model import pack_model
 from gridkit.wire.state import pack_state
 
 MODEL = {"w": np.zeros((3, 2), np.float32), "b": np.zeros(2, np.float32)}
@@ -41,6 +42,14 @@ def plan_of(shapes: dict[str, tuple[int, ...]]) -> bytes:
     kept = (Output(i, name, "param") for i, name in enumerate(shapes) if i)
     outputs = (Output(loss, "loss", "loss"), Output(updated, next(iter(shapes)), "param"), *kept)
     return Plan("tiny", tuple(inputs), outputs, nodes).to_bytes()
+
+
+def tiny_model(scale: float = 1.0, columns: int = 2) -> bytes:
+    """A model's bytes (GKM1), made without torch: ``x @ w``, x float32[B, 4], w float32[4, columns] of `scale`."""
+    inputs = (Input(0, "w", "param", "float32", (4, columns)), Input(1, "x", "arg", "float32", ("B", 4)))
+    product = Node("aten.mm.default", (Ref(1), Ref(0)), (), (2,))
+    plan = Plan("tiny", inputs, (Output(2, "y", "result"),), (product,))
+    return pack_model(plan.to_bytes(), {"w": np.full((4, columns), scale, np.float32)}).tobytes()
 
 
 def host_files(plan: bytes, server: dict[str, Any], name: str, version: str = "1.0", model: Any = None) -> Any:

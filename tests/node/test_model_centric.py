@@ -106,7 +106,7 @@ def test_the_websocket_speaks_the_same(node: NodeUnderTest, host) -> None:
             await socket.send("not json")
             got.append(json.loads(await socket.recv())["data"])
             await socket.send(b"binary")
-            got.append(json.loads(await socket.recv())["data"])
+            got.append(json.loads(await socket.recv(decode=False))["data"])
             return got
 
     answers = asyncio.run(talk())

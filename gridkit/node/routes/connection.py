@@ -12,6 +12,7 @@ from gridkit.node.rights import Principal, Role
 from gridkit.node.routes.http import Budget
 from gridkit.node.service import Service
 from gridkit.node.settings import Limits
+from gridkit.node.uploads import Upload
 
 
 class Connection:
@@ -19,6 +20,7 @@ class Connection:
 
     Attributes:
         held: what is given back once the answer to a message has been sent.
+        upload: what binary frames belong to, and this socket's turn to write it.
     """
 
     def __init__(self, socket: WebSocket, principal: Principal) -> None:
@@ -27,12 +29,18 @@ class Connection:
         self.limits: Limits = socket.app.state.limits
         self.principal = principal
         self.held = AsyncExitStack()
+        self.upload: tuple[Upload, int] | None = None
         if principal.role is not Role.ANONYMOUS or socket.app.state.open:
             self.trust()
 
     def trust(self) -> None:
         """From now on messages may have the configured size."""
         self.socket.scope["extensions"]["gridkit.limit"](self.limits.message)
+
+    def authenticated(self, principal: Principal) -> None:
+        """From now on somebody else speaks here."""
+        self.principal = principal
+        self.trust()
 
     async def take(self, size: int) -> None:
         """Wait until so many bytes may be in memory for this answer."""

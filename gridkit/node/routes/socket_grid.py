@@ -8,6 +8,7 @@ from typing import Any
 from gridkit.errors import ErrorCode, NodeError
 from gridkit.node import messages
 from gridkit.node.messages_grid import HostModel, ModelName, RunInference, bytes_of, text_of
+from gridkit.node.rates import source
 from gridkit.node.routes.connection import Connection, Handlers
 from gridkit.node.routes.models import DELETED, prediction, saved, take_model
 from gridkit.node.routes.nodes import CONNECTED
@@ -22,6 +23,15 @@ async def get_id(connection: Connection, _message: dict[str, Any]) -> dict[str, 
 
 async def ping(_connection: Connection, _message: dict[str, Any]) -> dict[str, Any]:
     return {"alive": "True"}
+
+
+async def authentication(connection: Connection, message: dict[str, Any]) -> dict[str, Any]:
+    """Log in, for this socket. The id is the original's: a name space of the user's on this node."""
+    wish = messages.parse(messages.Login, message)
+    address = source(connection.socket.scope.get("client"))
+    principal = await connection.service.access.login(wish.username, wish.password, address)
+    connection.authenticated(principal)
+    return {"success": "True", "id": f"{principal.name}_{connection.service.peers.identity}"}
 
 
 async def connect_node(connection: Connection, message: dict[str, Any]) -> dict[str, Any]:
@@ -70,6 +80,7 @@ async def run_inference(connection: Connection, message: dict[str, Any]) -> dict
 
 HANDLERS: Handlers = {
     "get-id": ("status", get_id),
+    "authentication": ("login", authentication),
     "socket-ping": ("status", ping),
     "syft-command": ("status", syft_command),
     "connect-node": ("connect-node", connect_node),
