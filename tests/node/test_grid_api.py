@@ -86,12 +86,11 @@ def test_host_in_every_spelling(http: httpx.Client, where: str) -> None:
 def test_host_in_every_form_keeps_every_byte(node: NodeUnderTest, http: httpx.Client) -> None:
     text = OPAQUE.decode("latin-1")
     fields = {"encoding": "ISO-8859-1", "allow_download": "True", "allow_remote_inference": "False"}
+    parts = {name: (None, value) for name, value in {**fields, "model_id": "part", "model": text}.items()}
     answers = [
         serve(http, "file").json(),
         http.post("/serve-model/", data={**fields, "model_id": "bytes"}, files={"model": ("x", OPAQUE)}).json(),
-        http.post(
-            "/serve-model/", files={k: (None, v) for k, v in {**fields, "model_id": "part", "model": text}.items()}
-        ),
+        http.post("/serve-model/", files=parts),
         http.post("/serve-model/", data={**fields, "model_id": "form", "model": text}),
         http.post("/serve-model/", json={**fields, "model_id": "json", "model": text}),
         *talk(node, {"type": "host-model", **fields, "model_id": "message", "model": text}),
@@ -118,9 +117,7 @@ def test_ids_are_texts_and_numbers_too(node: NodeUnderTest, http: httpx.Client) 
 
 
 @pytest.mark.parametrize("flag", ["true", "TRUE", "yes", "", "1", 1, 0, None, [], {}])
-def test_a_flag_that_is_neither_true_nor_false_is_refused(
-    node: NodeUnderTest, http: httpx.Client, flag: object
-) -> None:
+def test_a_flag_that_is_neither(node: NodeUnderTest, http: httpx.Client, flag: object) -> None:
     members = {"model_id": "a", "model": tiny_model().decode("latin-1"), "allow_download": flag}
     refused(http.post("/serve-model/", json=members), 400, "BAD_REQUEST")
     (told,) = talk(node, {"type": "host-model", **members})
@@ -216,7 +213,7 @@ def test_a_download_that_is_not_allowed_or_not_there(node: NodeUnderTest, http: 
 
 
 def test_a_large_model_comes_as_a_form(node: NodeUnderTest, http: httpx.Client) -> None:
-    data = OPAQUE + bytes(range(200, 256)) * (1 << 21)
+    data = OPAQUE + bytes(range(100, 200)) * (1 << 20) + bytes(5 << 20)
     assert len(data) > 100 << 20
     serve(http, "large", data)
     assert talk(node, {"type": "download-model", "model_id": "large"}) == [{"success": False}]
@@ -368,7 +365,7 @@ def test_empty_messages_are_not_answered(node: NodeUnderTest) -> None:
     assert asyncio.run(run()) == {"alive": "True"}
 
 
-def test_doubled_slashes_are_one(http: httpx.Client) -> None:
+def test_doubled_slashes_are_one(node: NodeUnderTest, http: httpx.Client) -> None:
     serve(http, "a")
-    assert http.get("//models//a").json()["id"] == "a"
-    assert http.get("///detailed_models_list//").json()["total"] == 1
+    assert http.get(node.url + "//models//a").json()["id"] == "a"
+    assert http.get(node.url + "///detailed_models_list//").json()["total"] == 1
