@@ -30,6 +30,7 @@ _EMPTY = {
     "models": "No model is served on this node yet: grid.serve_model(…) serves one.",
     "datasets": "No dataset that you may see is on this node yet: grid.publish(…) publishes one.",
 }
+_PARTS = {"models": "a part of name or owner", "datasets": "a part of name, owner, tag or description"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +82,7 @@ class Browser(Form):
             options=[("Models", "models"), ("Datasets", "datasets")], style={"button_width": "auto"}
         )
         self.kind.tooltips = ["What can be run or downloaded", "What plans can be run on"]
-        self.filter = W.Text(
-            description="Filter", style=WIDE, layout=wide(), placeholder="a part of its name, or its owner's"
-        )
+        self.filter = W.Text(description="Filter", style=WIDE, layout=wide())
         self.order = W.Dropdown(description="Sort", style=WIDE, layout=wide())
         self.refresh_button = _button("Refresh", "refresh", "Ask the node again")
         self.head = W.HTML()
@@ -140,6 +139,7 @@ class Browser(Form):
             button.on_click(lambda _, act=act: act())
         with self._form:
             self._fit_kind()
+            self._ask_nothing()
             self._fill()
         cells.remember(self)
 
@@ -212,6 +212,7 @@ class Browser(Form):
     def _fit_kind(self) -> None:
         self._filling = True
         self.order.options = [(order.label, order) for order in ORDERS[self.kind.value]]
+        self.filter.placeholder = _PARTS[self.kind.value]
         self.order.index = 0  # there was none, or it was of the other kind
         self._filling = False
 
@@ -221,7 +222,7 @@ class Browser(Form):
         chosen = next((row for row in page.rows if (wish.kind, row["id"]) == self._key), None)
         self._filling = True
         style = tag("style", f".gridkit-rows select {{{_ROW};overflow-x:auto}}")
-        head = tag("div", shelves.line(wish.kind), style=f"{_ROW};white-space:pre;padding-left:6px", aria_hidden="true")
+        head = tag("div", shelves.line(wish.kind), style=f"{_ROW};white-space:pre;padding-left:3px", aria_hidden="true")
         self.head.value = joined([style, head])
         with self.list.hold_sync():
             self.list.options = [(shelves.line(wish.kind, row), row["id"]) for row in page.rows]
@@ -264,8 +265,10 @@ class Browser(Form):
             self._ask_nothing()
             self._suggest(names)
         _show(self.trial, model and row is not None and bool(row.get("allow_remote_inference")))
-        rights = ("allow_download",) if model else ("may_fetch", "mock")
-        self.download_button.disabled = row is None or not any(row.get(right) for right in rights)
+        whole = row is not None and bool(row.get("allow_download" if model else "may_fetch"))
+        sample = row is not None and not model and not whole and bool(row.get("mock"))
+        self.download_button.description = "Download sample" if sample else "Download"
+        self.download_button.disabled = not (whole or sample)
         self.delete_button.disabled = row is None
 
     def _suggest(self, names: list[str]) -> None:

@@ -11,7 +11,7 @@ import ipywidgets as W
 
 from gridkit import cells, threads
 from gridkit.errors import GridkitError
-from gridkit.widgets.html import joined, tag
+from gridkit.widgets.html import lines, tag
 from gridkit.widgets.twin import TwinBox
 
 T = TypeVar("T")
@@ -38,8 +38,7 @@ class Form(TwinBox):
     def say(self, text: str) -> None:
         """Show this as the status."""
         self.said = text
-        lines = [part for line in text.splitlines() for part in (tag("br"), line)][1:]
-        self.status.value = tag("div", joined(lines), role="status", aria_live="polite")
+        self.status.value = tag("div", lines(text.splitlines()), role="status", aria_live="polite")
 
     def say_error(self, error: BaseException) -> None:
         """Show what went wrong as the status."""

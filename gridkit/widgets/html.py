@@ -51,6 +51,11 @@ def joined(parts: Iterable[object]) -> Html:
     return Html("".join(p if isinstance(p, Html) else html.escape(str(p)) for p in parts if p is not None))
 
 
+def lines(texts: Iterable[object]) -> Html:
+    """One below the other."""
+    return joined(part for at, text in enumerate(texts) for part in ((tag("br"), text) if at else (text,)))
+
+
 def table(
     columns: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str | None = None, limit: int = MAX_ROWS
 ) -> Html:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextvars
+import functools
 import time
 import uuid
 
@@ -27,12 +29,13 @@ class Progress:
 
     def __init__(self, what: str) -> None:
         self._what = words.plain(what)
+        self._context = contextvars.copy_context()  # of the cell: outputs made in it get there
         self._began = time.monotonic()
         self._drawn = 0.0
         self._name: str | None = None
 
     def __call__(self, done: int, total: int) -> None:
-        """So many bytes of so many are through. Cheap; on any thread of the cell's context."""
+        """So many bytes of so many are through. Cheap, and may be called on any thread."""
         now = time.monotonic()
         over = done >= total
         if now - self._began < AFTER or (now - self._drawn < EVERY and not over):
@@ -41,11 +44,12 @@ class Progress:
         if not hasattr(shell, "kernel"):
             return
         self._drawn = now
-        shown, update = self._name is not None, self._name or uuid.uuid4().hex
-        self._name = update
+        shown = self._name is not None
+        self._name = self._name or uuid.uuid4().hex
         text, html = self._look(done, total, now - self._began)
         bundle = {"text/plain": text, "text/html": str(html)}
-        shell.display_pub.publish(bundle, transient={"display_id": update}, update=shown)
+        publish = functools.partial(shell.display_pub.publish, transient={"display_id": self._name}, update=shown)
+        self._context.run(publish, bundle)
 
     def _look(self, done: int, total: int, seconds: float) -> tuple[str, Html]:
         if done >= total:

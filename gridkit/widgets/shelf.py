@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from gridkit.widgets import words
-from gridkit.widgets.html import Html, card, table
+from gridkit.widgets.html import Html, card, lines, table
 
 Kind = Literal["models", "datasets"]
 Row = Mapping[str, Any]
@@ -75,7 +75,7 @@ def _day(row: Row) -> str:
 
 
 def _allows(row: Row) -> str:
-    allowed = {"download": row.get("allow_download"), "inference": row.get("allow_remote_inference")}
+    allowed = {"download": row.get("allow_download"), "run": row.get("allow_remote_inference")}
     return ", ".join(what for what, may in allowed.items() if may) or "nothing"
 
 
@@ -85,20 +85,20 @@ def _tags(row: Row) -> str:
 
 COLUMNS: dict[Kind, tuple[Column, ...]] = {
     "models": (
-        Column("model", 34, _text("id")),
-        Column("version", 8, _text("version")),
-        Column("size", 11, _size),
-        Column("owner", 14, _text("owner")),
-        Column("allows", 19, _allows),
+        Column("model", 30, _text("id")),
+        Column("version", 7, _text("version")),
+        Column("size", 9, _size),
+        Column("owner", 12, _text("owner")),
+        Column("allows", 13, _allows),
         Column("served", 10, _day),
-        Column("uses", 7, _text("uses")),
+        Column("uses", 6, _text("uses")),
     ),
     "datasets": (
-        Column("dataset", 34, _text("id")),
-        Column("rows", 9, _text("rows")),
-        Column("size", 11, _size),
-        Column("owner", 14, _text("owner")),
-        Column("tags", 26, _tags),
+        Column("dataset", 30, _text("id")),
+        Column("rows", 8, _text("rows")),
+        Column("size", 9, _size),
+        Column("owner", 12, _text("owner")),
+        Column("tags", 20, _tags),
         Column("published", 10, _day),
     ),
 }
@@ -134,8 +134,9 @@ def line(kind: Kind, row: Row | None = None) -> str:
     titles = tuple(column.title for column in COLUMNS[kind])
     texts = titles if row is None else cells(kind, row)
     fitted = (words.fitted(text, column.width) for text, column in zip(texts, COLUMNS[kind], strict=True))
+    isolated = (f"\u2068{text.rstrip()}\u2069{text[len(text.rstrip()) :]}" for text in fitted)
     # Spaces that are no white space, or an option of a list would show one for many.
-    return "  ".join(f"\u2068{text}\u2069" for text in fitted).replace(" ", "\u00a0")
+    return "  ".join(isolated).replace(" ", "\u00a0")
 
 
 def page_table(kind: Kind, page: Page) -> Html:
@@ -195,7 +196,9 @@ def _origin(origin: Row | None) -> str:
 
 def _dataset(row: Row) -> dict[str, object]:
     facts: dict[str, object] = {
-        "description": words.plain(row.get("description") or "", _TEXT),
+        "description": lines(
+            words.plain(each, _TEXT) for each in str(row.get("description") or "")[:_TEXT].splitlines()
+        ),
         "tags": _tags(row),
         "holds": words.plain(", ".join(_tensor(row, t) for t in list(row.get("tensors") or ())[:_NAMES]), _TEXT),
         "rows": words.plain(row.get("rows", "")),

@@ -7,11 +7,11 @@ all show what stands in it, so they can't disagree.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gridkit.widgets.html import Html, card, joined, table, tag
+from gridkit.widgets.html import Html, card, lines, table, tag
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,15 +123,15 @@ class RunSnapshot:
     def status_line(self, note: str = "") -> Html:
         """How things are; `note` is the panel's own last word. A screen reader says it when there is a note, and at the
         end; numbers that change several times a second would leave nobody in peace."""
-        lines = [f"{self.title}: {self.line}", *self.error.splitlines(), *note.splitlines()]
-        return tag("div", _lines(lines), role="status", aria_live="polite" if note or self.done else "off")
+        texts = [f"{self.title}: {self.line}", *self.error.splitlines(), *note.splitlines()]
+        return tag("div", lines(texts), role="status", aria_live="polite" if note or self.done else "off")
 
     def card(self) -> Html:
         """The facts of `line`, a row each."""
         values = {name: f"{value:.4g}" for name, value in self.newest.items()}
         facts: dict[str, object] = {"status": self.status, "rounds": self.progress, **values}
         if self.error:
-            facts["error"] = _lines(self.error.splitlines())
+            facts["error"] = lines(self.error.splitlines())
         return card(f"Run {self.title}", facts)
 
 
@@ -149,8 +149,3 @@ class TextWatch:
 
     def __repr__(self) -> str:
         return f"{self._text()}\n({self._hint})"
-
-
-def _lines(lines: Sequence[str]) -> Html:
-    """One below the other."""
-    return joined(part for at, line in enumerate(lines) for part in ((tag("br"), line) if at else (line,)))
