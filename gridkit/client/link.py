@@ -78,11 +78,11 @@ class Link:
         self._say = say
         self._in_trouble = False
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
-        verify: ssl.SSLContext | bool = ssl.create_default_context() if parts.scheme == "https" else False
+        self.tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._http = httpx.AsyncClient(
             base_url=self.url,
             headers=headers,
-            verify=verify,
+            verify=self.tls or False,
             trust_env=False,
             timeout=httpx.Timeout(60.0, connect=10.0, pool=None),
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=64, keepalive_expiry=4.0),
@@ -94,6 +94,11 @@ class Link:
     def use(self, token: str) -> None:
         """From the next call on send this token."""
         self._http.headers["authorization"] = f"Bearer {token}"
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        """The headers that say who asks."""
+        return {k: v for k, v in self._http.headers.items() if k == "authorization"}
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -112,9 +117,9 @@ class Link:
             if self._http.is_closed:
                 raise NodeUnreachable(f"the session to {self.url} is closed", "gk.connect or gk.launch opens another")
             try:
-                response = await self._http.request(method, path, **kwargs)
-            except httpx.TransportError as error:
-                failure: Exception = self._unreachable(error)
+                response = await self.send(method, path, **kwargs)
+            except NodeUnreachable as error:
+                failure: Exception = error
             else:
                 if response.status_code not in _AGAIN:
                     if self._in_trouble:
@@ -133,6 +138,17 @@ class Link:
             await asyncio.sleep(pause)
             waited += pause
         raise AssertionError("unreachable")
+
+    async def send(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        """Send once; what the node answers, be it an error.
+
+        Raises:
+            NodeUnreachable: nobody answered.
+        """
+        try:
+            return await self._http.request(method, path, **kwargs)
+        except httpx.TransportError as error:
+            raise self.unreachable(error) from None
 
     async def json(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
         """As `request`; the answer's JSON object."""
@@ -153,14 +169,15 @@ class Link:
                     raise _error(response)
                 yield _rows(response)
         except httpx.TransportError as error:
-            raise self._unreachable(error) from None
+            raise self.unreachable(error) from None
 
     def _good(self, response: httpx.Response) -> httpx.Response:
         if response.status_code >= 300:
             raise _error(response)
         return response
 
-    def _unreachable(self, error: Exception) -> NodeUnreachable:
+    def unreachable(self, error: Exception) -> NodeUnreachable:
+        """The error of who got no answer."""
         reason = str(error) or type(error).__name__
         return NodeUnreachable(
             f"no answer from the node at {self.url}: {reason}", "check that it runs and that the address is right"
@@ -174,15 +191,20 @@ async def _rows(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
 
 
 def _error(response: httpx.Response) -> NodeError:
+    return error_of(response.status_code, response.reason_phrase, response.content)
+
+
+def error_of(status: int, reason: str, text: bytes) -> NodeError:
+    """What a node answered, as the error that it means."""
     try:
-        body = response.json()
+        body = json.loads(text)
     except ValueError:
         body = {}
     if not isinstance(body, dict):
         body = {}
     code = str(body.get("code", ""))
     known = ErrorCode(code) if code in ErrorCode.__members__ else None
-    text = str(body.get("error") or f"the node answered {response.status_code} {response.reason_phrase}")
+    message = str(body.get("error") or f"the node answered {status} {reason}")
     hint = body.get("hint")
-    kind = _KINDS.get(response.status_code, NodeError)
-    return kind(text, None if hint is None else str(hint), code=known, status=response.status_code)
+    kind = _KINDS.get(status, NodeError)
+    return kind(message, None if hint is None else str(hint), code=known, status=status)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from starlette.websockets import WebSocket
 
+from gridkit.errors import ErrorCode, GridkitError, LimitError
 from gridkit.node.rights import Principal, Role
 from gridkit.node.routes.http import Budget
 from gridkit.node.service import Service
@@ -19,6 +21,7 @@ class Connection:
     """Who it is, and how large its messages may be.
 
     Attributes:
+        trusted: whether it has authenticated, or needn't.
         held: what is given back once the answer to a message has been sent.
         upload: what binary frames belong to, and this socket's turn to write it.
     """
@@ -30,11 +33,15 @@ class Connection:
         self.principal = principal
         self.held = AsyncExitStack()
         self.upload: tuple[Upload, int] | None = None
+        self.trusted = False
+        self.on_trust: Callable[[], object] = lambda: None
         if principal.role is not Role.ANONYMOUS or socket.app.state.open:
             self.trust()
 
     def trust(self) -> None:
-        """From now on messages may have the configured size."""
+        """From now on messages may have the configured size, and the socket may stay."""
+        self.trusted = True
+        self.on_trust()
         self.socket.scope["extensions"]["gridkit.limit"](self.limits.message)
 
     def authenticated(self, principal: Principal) -> None:
@@ -42,10 +49,48 @@ class Connection:
         self.principal = principal
         self.trust()
 
+    def refused(self, operation: str, subject: str, error: GridkitError) -> GridkitError:
+        """A message was refused: into the audit log; what to answer."""
+        return self.service.watch.refused(self.principal, self.socket.scope, operation, subject, error)
+
     async def take(self, size: int) -> None:
         """Wait until so many bytes may be in memory for this answer."""
         budget: Budget = self.socket.app.state.budget
         await self.held.enter_async_context(budget.take(size))
+
+
+class Strangers:
+    """Sockets that haven't authenticated: so many at a time, each for so long (seconds)."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._here: set[Connection] = set()
+
+    @asynccontextmanager
+    async def stay(self, connection: Connection) -> AsyncIterator[None]:
+        """While a socket is open.
+
+        Raises:
+            LimitError: there are too many; before the body.
+            TimeoutError: it hasn't authenticated; ends the body.
+        """
+        if connection.trusted:
+            yield
+            return
+        if len(self._here) >= self._limits.strangers:
+            raise LimitError("too many sockets haven't authenticated", code=ErrorCode.TOO_MANY, status=503)
+        self._here.add(connection)
+        try:
+            async with asyncio.timeout(self._limits.stranger_seconds) as deadline:
+
+                def stays() -> None:
+                    self._here.discard(connection)
+                    deadline.reschedule(None)
+
+                connection.on_trust = stays
+                yield
+        finally:
+            self._here.discard(connection)
 
 
 Answer = dict[str, Any] | bytes

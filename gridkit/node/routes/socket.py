@@ -16,18 +16,23 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gridkit.errors import ErrorCode, GridkitError, NodeError
 from gridkit.node import messages
+from gridkit.node.audit import about
 from gridkit.node.guard import error_body
-from gridkit.node.routes import socket_grid, socket_training
-from gridkit.node.routes.connection import Answer, Connection, Handlers
+from gridkit.node.rights import ANONYMOUS
+from gridkit.node.routes import socket_grid, socket_stream, socket_training
+from gridkit.node.routes.connection import Answer, Connection, Handlers, Strangers
 from gridkit.node.routes.http import store_error
 
-HANDLERS: Handlers = {**socket_training.HANDLERS, **socket_grid.HANDLERS}
+FLAT: Handlers = {**socket_grid.HANDLERS, **socket_stream.HANDLERS}
+HANDLERS: Handlers = {**socket_training.HANDLERS, **FLAT}
 
 
 async def answer(connection: Connection, text: str) -> Answer:
     """The reply to one message; errors are replies too."""
-    kind, echoed = "error", {}
+    kind, operation, message, echoed = "error", "", {}, {}
+    about("")
     try:
+        connection.service.watch.admit(connection.principal, connection.socket.scope)
         message = messages.parse_json(text)
         envelope = messages.parse(messages.Envelope, message)
         if envelope.request_id is not None:
@@ -42,41 +47,72 @@ async def answer(connection: Connection, text: str) -> Answer:
         if kind in socket_training.HANDLERS:
             message = messages.parse(messages.Data, message).data
         done = await handler(connection, message)
+        if operation == "work" and not connection.trusted:
+            connection.trust()  # the worker's id was right
+        connection.service.watch.done(connection.principal, connection.socket.scope, operation, _object(message))
         if isinstance(done, bytes):
             return done
     except GridkitError as error:
-        done = _refused(kind, error)
+        done = _refused(kind, connection.refused(operation, _object(message), error))
     except (OSError, OperationalError) as error:
         done = _refused(kind, store_error(error))
     flat = done if kind not in socket_training.HANDLERS else {}
-    enveloped = {"type": kind, "data": done} if kind not in socket_grid.HANDLERS else {}
+    enveloped = {"type": kind, "data": done} if kind not in FLAT else {}
     return {**flat, **enveloped, **echoed}
+
+
+def _object(message: dict[str, Any]) -> str:
+    """What a message is about, where its use-case doesn't say it (`audit.about`)."""
+    names = (message.get(member) for member in ("model_id", "model_name", "name", "address", "worker_id"))
+    return next((name for name in names if isinstance(name, str)), "")
 
 
 def _refused(kind: str, error: GridkitError) -> dict[str, Any]:
     body = error_body(error)
-    return body if kind in socket_grid.HANDLERS else {"status": "error", **body}
+    return body if kind in FLAT else {"status": "error", **body}
 
 
-def _binary() -> bytes:
-    """The answer to a foreign binary message: who sent it waits for a binary one."""
+async def _binary(connection: Connection, data: bytes) -> Answer:
+    """The answer to a piece of an upload; or to a foreign binary message: who sent that waits for a binary one."""
+    if connection.upload is not None:
+        try:
+            return await socket_stream.frame(connection, data)
+        except GridkitError as refused:
+            connection.upload = None
+            return error_body(connection.refused("upload", "", refused))
+        except OSError as failed:
+            connection.upload = None
+            return error_body(store_error(failed))
     error = NodeError(
         "binary messages are not understood here",
         "PySyft's own encoding may hold code; use the JSON messages",
         code=ErrorCode.BAD_REQUEST,
         status=400,
     )
+    connection.refused("message", "", error)
     return json.dumps({"type": "error", "data": {"status": "error", **error_body(error)}, **error_body(error)}).encode()
 
 
 async def serve(socket: WebSocket) -> None:
+    watch = socket.app.state.service.watch
+    strangers: Strangers = socket.app.state.strangers
+    principal = ANONYMOUS
     try:
-        principal = await socket.app.state.service.access.of_headers(socket.scope["headers"])
-    except GridkitError:
+        principal = await watch.identify(socket.scope)
+        watch.admit(principal, socket.scope)
+        connection = Connection(socket, principal)
+        async with strangers.stay(connection):
+            await socket.accept()
+            await _talk(connection)
+    except GridkitError as error:
+        watch.refused(principal, socket.scope, "connect", "", error)
         await socket.close()  # before accept: the handshake answers 403
-        return
-    connection = Connection(socket, principal)
-    await socket.accept()
+    except TimeoutError:
+        await socket.close(1008, "authenticate first")
+
+
+async def _talk(connection: Connection) -> None:
+    socket = connection.socket
     try:
         while True:
             message = await socket.receive()
@@ -88,7 +124,7 @@ async def serve(socket: WebSocket) -> None:
                 if text:
                     done = await answer(connection, text)
                 elif message.get("bytes"):
-                    done = _binary()
+                    done = await _binary(connection, message["bytes"])
                 else:  # empty: the original doesn't answer these either
                     continue
                 if isinstance(done, bytes):

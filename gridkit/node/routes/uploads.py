@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 from starlette.requests import Request
@@ -27,7 +27,8 @@ async def begin(request: Request) -> Response:
 
 
 async def state(request: Request) -> Response:
-    return _state(service_of(request).uploads.find(principal_of(request), request.path_params["upload_id"]))
+    upload = service_of(request).uploads.find(principal_of(request), request.path_params["upload_id"])
+    return JSONResponse(state_of(upload))
 
 
 async def append(request: Request) -> Response:
@@ -35,7 +36,8 @@ async def append(request: Request) -> Response:
     if not (offset.isascii() and offset.isdecimal() and len(offset) < 20):
         raise NodeError("the query has no usable 'offset'", code=ErrorCode.BAD_REQUEST, status=400)
     uploads, upload_id = service_of(request).uploads, request.path_params["upload_id"]
-    return _state(await uploads.receive(principal_of(request), upload_id, int(offset), request.stream()))
+    upload = await uploads.receive(principal_of(request), upload_id, int(offset), request.stream())
+    return JSONResponse(state_of(upload))
 
 
 async def delete(request: Request) -> Response:
@@ -43,11 +45,11 @@ async def delete(request: Request) -> Response:
     return JSONResponse({"success": True})
 
 
-def _state(upload: Upload) -> Response:
+def state_of(upload: Upload) -> dict[str, Any]:
     """With the digest once all bytes are there, so that the sender can compare it with its own."""
     complete = upload.offset == upload.size
     digest = {"sha256": upload.draft.digest} if complete else {}
-    return JSONResponse({"upload_id": upload.id, "offset": upload.offset, "size": upload.size, **digest})
+    return {"upload_id": upload.id, "offset": upload.offset, "size": upload.size, **digest}
 
 
 ROUTES = [
