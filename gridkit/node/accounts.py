@@ -89,14 +89,13 @@ class Accounts:
         """
         self._access.allow(principal, "remove-user")
 
-        def delete(c: sa.Connection) -> None:
-            done: Any = c.execute(db.account.delete().where(db.account.c.name == name))
-            if not done.rowcount:
-                raise _no_account(name)
-            c.execute(db.token.delete().where(db.token.c.account == name))
+        def delete(c: sa.Connection) -> list[str]:
+            ended = _delete_tokens(c, db.token.c.account == name)
+            ended += _password_of(c, name)
+            c.execute(db.account.delete().where(db.account.c.name == name))
+            return ended
 
-        await self._db.write(delete)
-        self._identities.forget()
+        self._identities.revoke(await self._db.write(delete))
 
     async def set_password(self, principal: Principal, name: str, wish: messages.SetPassword) -> None:
         """Another password; every login of the account ends, but for the one that asks. Its other tokens stay.
@@ -107,15 +106,13 @@ class Accounts:
         self._access.allow(principal, "set-password", owner=name)
         kept = await self._passwords.hash(wish.password)
 
-        def update(c: sa.Connection) -> None:
-            done: Any = c.execute(db.account.update().where(db.account.c.name == name).values(password=kept))
-            if not done.rowcount:
-                raise _no_account(name)
+        def update(c: sa.Connection) -> list[str]:
+            ended = _password_of(c, name)
+            c.execute(db.account.update().where(db.account.c.name == name).values(password=kept))
             logins = sa.and_(db.token.c.account == name, db.token.c.kind == "login", db.token.c.id != principal.token)
-            c.execute(db.token.delete().where(logins))
+            return ended + _delete_tokens(c, logins)
 
-        await self._db.write(update)
-        self._identities.forget()
+        self._identities.revoke(await self._db.write(update))
 
     # -- tokens
 
@@ -175,12 +172,12 @@ class Accounts:
         """
         self._access.allow(principal, "revoke-token")
 
-        def delete(c: sa.Connection) -> bool:
+        def delete(c: sa.Connection) -> None:
             owner = c.execute(sa.select(db.token.c.account).where(db.token.c.id == token_id)).scalar()
             if owner is not None:
                 self._access.allow(principal, "revoke-token", owner=owner)
                 c.execute(db.token.delete().where(db.token.c.id == token_id))
-                return False
+                return
             process = db.process.c.id == token_id.rpartition("-")[0]
             owner = c.execute(sa.select(db.process.c.owner).where(process)).scalar()
             if owner is None:
@@ -189,11 +186,9 @@ class Accounts:
             if not c.execute(sa.select(db.revoked.c.id).where(db.revoked.c.id == token_id)).first():
                 expires_at = time.time() + TOKEN_SECONDS
                 c.execute(db.revoked.insert().values(id=token_id, expires_at=expires_at))
-            return True
 
-        if await self._db.write(delete):
-            self._identities.revoke(token_id)
-        self._identities.forget()
+        await self._db.write(delete)
+        self._identities.revoke([token_id])
 
     async def _insert(
         self,
@@ -207,7 +202,7 @@ class Accounts:
         token_id, token, digest = new_token()
         wanted = None if scopes is None else sorted(scopes)
 
-        def insert(c: sa.Connection) -> float:
+        def insert(c: sa.Connection) -> tuple[float, list[str]]:
             now = time.time()
             if name != OWNER.name and not c.execute(sa.select(db.account).where(db.account.c.name == name)).first():
                 raise _no_account(name)
@@ -216,18 +211,34 @@ class Accounts:
             mine = sa.and_(db.token.c.account == name, db.token.c.kind == kind)
             c.execute(db.token.delete().where(mine, db.token.c.expires_at < now))
             ids = list(c.execute(sa.select(db.token.c.id).where(mine).order_by(db.token.c.created_at)).scalars())
+            ended: list[str] = []
             if kind == "login" and len(ids) >= MAX_LOGINS:
-                c.execute(db.token.delete().where(db.token.c.id.in_(ids[: len(ids) - MAX_LOGINS + 1])))
+                ended = _delete_tokens(c, db.token.c.id.in_(ids[: len(ids) - MAX_LOGINS + 1]))
             elif len(ids) >= MAX_KEYS:
                 raise LimitError(f"'{name}' has {MAX_KEYS} tokens", "revoke some", code=ErrorCode.TOO_MANY, status=429)
             values = {"account": name, "kind": kind, "label": label, "scopes": wanted, "created_at": now}
             c.execute(db.token.insert().values(id=token_id, digest=digest, expires_at=until, **values))
-            return until
+            return until, ended
 
-        until = await self._db.write(insert)
-        if kind == "login":
-            self._identities.forget()
+        until, ended = await self._db.write(insert)
+        if ended:
+            self._identities.revoke(ended)
         return {"id": token_id, "token": token, "user": name, "scopes": wanted, "label": label, "expires_at": until}
+
+
+def _delete_tokens(c: sa.Connection, which: sa.ColumnElement[bool]) -> list[str]:
+    """Their ids."""
+    ids = list(c.execute(sa.select(db.token.c.id).where(which)).scalars())
+    c.execute(db.token.delete().where(which))
+    return ids
+
+
+def _password_of(c: sa.Connection, name: str) -> list[str]:
+    """The id of the account's password as a credential, if it has one."""
+    row = c.execute(sa.select(db.account.c.password).where(db.account.c.name == name)).first()
+    if row is None:
+        raise _no_account(name)
+    return [] if row.password is None else [Identities.of_kept(row.password)]
 
 
 def _no_account(name: str) -> NodeError:

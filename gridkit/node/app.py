@@ -39,6 +39,7 @@ from gridkit.node.routes import events, http, model_centric, nodes
 from gridkit.node.routes import models as model_routes
 from gridkit.node.routes import socket as socket_routes
 from gridkit.node.routes import uploads as upload_routes
+from gridkit.node.routes.connection import Strangers
 from gridkit.node.runner import Runner
 from gridkit.node.service import Service
 from gridkit.node.settings import NodeSettings, kept_identity, kept_secret
@@ -85,6 +86,7 @@ def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Servic
     app.state.limits = settings.limits
     app.state.budget = http.Budget(settings.limits.decoding)
     app.state.open = settings.open
+    app.state.strangers = Strangers(settings.limits)
     return app, service
 
 

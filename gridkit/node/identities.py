@@ -1,4 +1,4 @@
-"""Whose credential this is: accounts by token or password, and which worker tokens were revoked.
+"""Whose credential this is: accounts by token or password, and which credentials were revoked.
 
 Tokens are ``gk_<id>_<secret>``. The secret has 256 bits and is kept as SHA-256, which is enough for what can't be
 guessed. What was looked up stays in memory until an account or a token changes; one process writes a data folder, so
@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import secrets
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
@@ -25,7 +26,6 @@ from gridkit.node.store.database import Database
 @dataclass(frozen=True, slots=True)
 class _Known:
     digest: str
-    expires_at: float
     principal: Principal
 
 
@@ -60,17 +60,19 @@ class Identities:
 
         self._revoked = set(await self._db.write(read))
 
-    def forget(self) -> None:
-        """An account or a token changed: look up again."""
+    def revoke(self, ids: Iterable[str]) -> None:
+        """From now on these credentials are refused, also where they are in use. Who calls has it in the database."""
         self._changes += 1
         self._known.clear()
-
-    def revoke(self, worker_token: str) -> None:
-        """From now on this worker token (its id) is refused. Who calls has it in the database."""
-        self._revoked.add(worker_token)
+        self._revoked.update(ids)
 
     def is_revoked(self, token_id: str) -> bool:
         return token_id in self._revoked
+
+    @staticmethod
+    def of_kept(kept: str) -> str:
+        """The id of a password as a credential; `kept` is what is kept of it."""
+        return f"password-{_digest(kept)[:32]}"
 
     async def of_token(self, token: str) -> Principal | None:
         """Whose token this is; None: nobody's, or expired, or revoked."""
@@ -83,7 +85,7 @@ class Identities:
                 return None
             if changes == self._changes:  # else it may have been revoked while it was read
                 self._known[token_id] = known
-        if known.expires_at <= time.time() or not hmac.compare_digest(known.digest, _digest(secret)):
+        if known.principal.expires_at <= time.time() or not hmac.compare_digest(known.digest, _digest(secret)):
             return None
         return known.principal
 
@@ -102,7 +104,9 @@ class Identities:
             right = await self._passwords.verify(kept, password)
             if not right:
                 self._rates.guessed(name)
-        return Principal(Role(row.role), name) if right and row is not None else None
+        if not right or row is None or kept is None:
+            return None
+        return Principal(Role(row.role), name, token=self.of_kept(kept))
 
 
 def _find(c: sa.Connection, token_id: str) -> _Known | None:
@@ -116,4 +120,4 @@ def _find(c: sa.Connection, token_id: str) -> _Known | None:
         return None
     scopes = None if row.scopes is None else frozenset(row.scopes)
     who = OWNER if row.account == OWNER.name else Principal(Role(row.role), row.account)
-    return _Known(row.digest, row.expires_at, replace(who, scopes=scopes, token=token_id))
+    return _Known(row.digest, replace(who, scopes=scopes, token=token_id, expires_at=row.expires_at))

@@ -6,6 +6,7 @@ import base64
 import binascii
 import enum
 import hmac
+import math
 import secrets
 import time
 from collections.abc import Iterable
@@ -38,7 +39,8 @@ class Principal:
         name: of the account; objects belong to names. "owner" is the node's own token, "" is nobody in particular.
         scopes: what the credential is good for (see `Rule.scope`); None is all that the role may.
         process, slot, label: a worker's token is good for one process, and may name its slot and label there.
-        token: the id of the credential, no secret; "" is the node's own token, a password or none.
+        token: the id of the credential, no secret; "" is the node's own token or none.
+        expires_at: when the credential ends (seconds since 1970).
     """
 
     role: Role
@@ -48,6 +50,7 @@ class Principal:
     slot: int | None = None
     label: str | None = None
     token: str = field(default="", compare=False)
+    expires_at: float = field(default=math.inf, compare=False)
 
 
 ANONYMOUS = Principal(Role.ANONYMOUS)
@@ -195,8 +198,12 @@ class Access:
             raise _unauthenticated(WRONG_TOKEN) from None
         if self._identities.is_revoked(claims["jti"]):
             raise _unauthenticated(WRONG_TOKEN)
-        slot, label = claims.get("slot"), claims.get("label")
-        return Principal(Role.WORKER, process=claims["process"], slot=slot, label=label, token=claims["jti"])
+        slot, label, ends = (
+            claims.get("slot"),
+            claims.get("label"),
+            {"token": claims["jti"], "expires_at": claims["exp"]},
+        )
+        return Principal(Role.WORKER, process=claims["process"], slot=slot, label=label, **ends)
 
     async def login(self, name: str, password: str, address: str = "") -> Principal:
         """Who has this name and password; `address` is where they come from.
@@ -243,11 +250,15 @@ class Access:
     ) -> None:
         """Pass, or raise: 401 for nobody in particular, 403 for somebody without the right.
 
+        A credential that ended meanwhile (a socket lives long, and so does a stream) is nobody's.
+
         Args:
             owner: the name of the object's owner, once the object is known.
             process: the training in question, once it is known.
         """
         rule = RULES[operation]
+        if principal.expires_at <= time.time() or self._identities.is_revoked(principal.token):
+            raise _unauthenticated(WRONG_TOKEN)
         allowed = principal.role in rule.roles
         if principal.role is Role.ANONYMOUS and self._open and rule.open:
             allowed = True

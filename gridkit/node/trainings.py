@@ -384,9 +384,9 @@ class Trainings:
     async def rows(self, principal: Principal, after: int, run: str | None) -> AsyncIterator[list[dict[str, Any]]]:
         """Published rows after `seq` number `after`, in batches, as they come; an empty batch every 15 s of silence.
         Rows of one's own trainings; the role owner has them all."""
-        self.access.allow(principal, "observe")
         owner = _whose(principal)
         while not self.rounds.closing:
+            self.access.allow(principal, "observe")
             news = self.rounds.news
             batch = await self._db.read(lambda c, after=after: read_rows(c, after, run, owner))  # type: ignore[misc]
             if batch:
