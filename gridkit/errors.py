@@ -10,7 +10,8 @@
     │   ├── AccessError        no token, a wrong one, or one without the right (401, 403)
     │   ├── NotFoundError      no such process, model, plan or route (404)
     │   ├── ConflictError      the name exists, or the cycle moved on (409)
-    │   └── LimitError         too large, too many, or no room left (413, 429, 507)
+    │   ├── LimitError         too large, too many, or no room left (413, 429, 507)
+    │   └── GridClientError    what a WebsocketGridClient is refused (also a RuntimeError, as with PyGrid's own)
     ├── NodeUnreachable        no answer: not started, ended, or the connection was cut (also a ConnectionError)
     └── RunError               a training ended otherwise than asked
         ├── WorkersFailed      the quorum can't be met; names the workers and groups equal causes
@@ -172,6 +173,10 @@ class LimitError(NodeError):
     ) -> None:
         super().__init__(message, hint, code=code, status=status)
         self.retry_after = retry_after
+
+
+class GridClientError(NodeError, RuntimeError):
+    """What `gridkit.WebsocketGridClient` asked for was refused; `message` is the node's text, as PyGrid's client has it."""
 
 
 class NodeUnreachable(GridkitError, ConnectionError):
