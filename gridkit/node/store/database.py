@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from gridkit.node.store.tables import metadata
+from gridkit.node.store.schema import bring_up
 
 T = TypeVar("T")
 Job = Callable[[sa.Connection], T]
@@ -55,10 +55,16 @@ class Database:
         self._reader: sa.Engine | None = None
 
     def start(self) -> None:
-        """Make the tables and start the writer. Raises what the database raises."""
+        """Make or upgrade the tables and start the writer. Raises what the database raises.
+
+        Raises:
+            UsageError: a newer gridkit wrote this database.
+        """
         engine = _engine(self._url, writes=True)
-        metadata.create_all(engine)
-        engine.dispose()
+        try:
+            bring_up(engine)
+        finally:
+            engine.dispose()
         self._thread.start()
 
     def close(self) -> None:
