@@ -42,7 +42,7 @@ def path(what: str, model_id: str) -> str:
 def serve(http: httpx.Client, model_id: str, data: bytes | None = None, **fields: str) -> httpx.Response:
     """As the original's client sends a large model: the bytes as a file part."""
     form = {"encoding": "ISO-8859-1", "model_id": model_id, **BOTH, **fields}
-    files = {"model": (model_id, tiny_model() if data is None else data, "application/octet-stream")}
+    files = {"model": ("model", tiny_model() if data is None else data, "application/octet-stream")}
     return http.post("/serve-model/", data=form, files=files)
 
 

@@ -226,7 +226,7 @@ async def on_http_error(_request: Request, error: Exception) -> Response:
     """Starlette's own: no such path, no such method, a form that can't be read."""
     assert isinstance(error, HTTPException)
     code = ErrorCode.NOT_FOUND if error.status_code == 404 else ErrorCode.BAD_REQUEST
-    return JSONResponse({"error": str(error.detail), "code": str(code)}, error.status_code, error.headers)
+    return JSONResponse(error_body(NodeError(str(error.detail), code=code)), error.status_code, error.headers)
 
 
 async def on_store_error(request: Request, error: Exception) -> Response:
