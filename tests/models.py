@@ -53,7 +53,7 @@ def function(*shapes: tuple[Any, ...]) -> Callable[[Callable[..., Any]], Plan]:
     return gk.plan(args=[gk.spec(*shape) for shape in shapes])
 
 
-def endless(size: int = 1500, times: int = 10_000) -> Plan:
+def endless(size: int = 1500, times: int = 3_000) -> Plan:
     """A plan that would take many minutes: one product after the other."""
     nodes = tuple(Node("aten.mm.default", (Ref(i), Ref(i)), (), (i + 1,)) for i in range(times))
     inputs = (Input(0, "x", "arg", "float32", (size, size)),)

@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Sequence
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, BinaryIO, cast
 
 from gridkit.errors import WireError
 from gridkit.node.settings import MIB, Limits
@@ -107,8 +107,8 @@ class Child:
         except WireError as error:
             raise Lost(error.message) from None
 
-    async def hand(self, file: BinaryIO | None) -> None:
-        """Give it an open file to read, or say that there is none.
+    def hand(self, file: IO[bytes] | None) -> None:
+        """Give it a file of the operating system's to read, or say that there is none.
 
         Raises:
             Lost: nobody is there.
@@ -116,11 +116,8 @@ class Child:
         try:
             if file is None:
                 self._files.send(b"-")
-                return
-            local = await asyncio.to_thread(_local, file)
-            socket.send_fds(self._files, [b"+"], [local.fileno()])
-            if local is not file:
-                local.close()
+            else:
+                socket.send_fds(self._files, [b"+"], [file.fileno()])
         except (ConnectionError, BlockingIOError) as error:
             raise Lost(f"it hung up: {error}") from None
 
@@ -142,13 +139,12 @@ class Child:
         return self._log.read().decode(errors="replace").strip()
 
 
-def _local(file: BinaryIO) -> Any:
-    """The file itself when it is one of the operating system's, else a copy that is."""
+def own_file(file: BinaryIO) -> IO[bytes]:
+    """The same bytes in a file of the operating system's, to be closed by the caller; blocks where they are copied."""
     try:
-        file.fileno()
-        return file
-    except OSError:
-        copy = tempfile.TemporaryFile()  # noqa: SIM115  the caller closes it
+        return os.fdopen(os.dup(file.fileno()), "rb")
+    except OSError:  # in memory, or on another machine
+        copy: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  the caller closes it
         file.seek(0)
         shutil.copyfileobj(file, copy, MIB)
         copy.flush()

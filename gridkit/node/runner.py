@@ -2,8 +2,8 @@
 
 Requests wait in lines, one a model; each line is served by one child at a time. What has come together in a line while
 the child was busy is handed over in one frame, but computed one by one, so nobody's result depends on who else asked.
-A child that dies or takes too long is replaced; when it held several requests, each of them is tried again on its own,
-and only the one that can't be answered fails.
+A child that dies or takes too long is replaced. What it held is tried once more, each request on its own, so that only
+the one that was the reason fails.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from gridkit.errors import ErrorCode, GridkitError, LimitError, NodeError
-from gridkit.node.child import Child, Lost
+from gridkit.node.child import Child, Lost, own_file
 from gridkit.node.settings import MIB, Limits
 from gridkit.wire.frames import cut
 
@@ -27,6 +27,8 @@ GROUP = 64
 GROUP_BYTES = 16 * MIB
 PATIENCE = 0.3
 """seconds that a request waits for a busy child before another one is started"""
+TURNS = 2
+"""a request waits for so many computations of the longest kind, and is turned away then"""
 IDLE_SECONDS = 600.0
 """a child that nobody needed for so long is ended: it holds memory"""
 
@@ -47,6 +49,15 @@ class _Request:
     answer: asyncio.Future[bytes]
     since: float = field(default_factory=time.monotonic)
     alone: bool = False
+
+    def opened(self) -> IO[bytes]:
+        """A file for the child, to be closed here."""
+        file = self.open()
+        try:
+            return own_file(file)
+        finally:
+            if self.digest is not None:  # data is closed by whoever gave it
+                file.close()
 
 
 @dataclass(slots=True, eq=False)
@@ -186,7 +197,7 @@ class Runner:
         """The next requests of a line that are handed over together."""
         waiting, size = self._lines[line], 0
         group: list[_Request] = []
-        oldest = time.monotonic() - self._limits.run_seconds
+        oldest = time.monotonic() - TURNS * self._limits.run_seconds
         while waiting and len(group) < GROUP and size < GROUP_BYTES:
             if waiting[0].alone and group:
                 break
@@ -246,7 +257,7 @@ class Runner:
             raise
         await self._end(lane)
         open = [request for request in group if not request.answer.done()]
-        if len(open) == 1:
+        if len(open) == 1 and (open[0].alone or reason.code is ErrorCode.TIMED_OUT):
             _fail(open[0], reason)
             return
         for request in reversed(open):
@@ -257,33 +268,33 @@ class Runner:
         """Hand the group over and take the answers, each within the time of one computation."""
         sizes = [len(request.data) for request in group]
         parts = [request.data for request in group]
-        first = group[0]
-        if first.digest is None:
-            await child.hand(first.open())
+        digest = group[0].digest
+        if digest is None:
+            if not await self._give(child, group):
+                return
             await child.say({"do": "plan", "sizes": sizes}, parts)
         else:
-            await child.say({"do": "infer", "digest": first.digest, "sizes": sizes}, parts)
+            await child.say({"do": "infer", "digest": digest, "sizes": sizes}, parts)
         answered = 0
         while answered < len(group):
             async with asyncio.timeout(self._limits.run_seconds):
                 header, body = await child.hear()
-                if "need" in header:
-                    if not await self._give(child, group):
-                        return
-                    continue
-            answered += _answer(group[answered:], header, body)
+            if "need" not in header:
+                answered += _answer(group[answered:], header, body)
+            elif not await self._give(child, group):
+                child.hand(None)
+                return
 
     async def _give(self, child: Child, group: list[_Request]) -> bool:
-        """Give the child the model's file; when that can't be opened, everybody is told why."""
+        """Give the child the model's file, or the data; when that can't be opened, everybody is told why."""
         try:
-            file = await asyncio.to_thread(group[0].open)
+            file = await asyncio.to_thread(group[0].opened)
         except (OSError, GridkitError) as error:
-            await child.hand(None)
             for request in group:
                 _fail(request, error)
             return False
         with file:
-            await child.hand(file)
+            child.hand(file)
         return True
 
     def _retire(self, lane: _Lane) -> None:

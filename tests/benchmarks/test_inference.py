@@ -1,0 +1,79 @@
+"""Remote inference of the digits MLP by 32 clients at once: the node beside a bare route with the model in its process.
+
+Both answer the same bytes: safetensors with one sample in, safetensors with ten values out.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.models import digits, hosted, packed, unpacked
+from tests.support import TOKEN, NodeUnderTest
+
+pytestmark = pytest.mark.benchmark
+
+PEERS = Path(__file__).parent / "peers"
+CLIENTS, REQUESTS, ROUNDS = 32, 3000, 3
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[NodeUnderTest]:
+    node = NodeUnderTest(tmp_path / "data")
+    yield node
+    node.terminate()
+
+
+@pytest.fixture
+def bare() -> Iterator[int]:
+    server = subprocess.Popen(
+        [sys.executable, str(PEERS / "bare_inference.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert server.stdin is not None and server.stdout is not None
+    yield int(server.stdout.readline())
+    server.stdin.close()
+    server.wait(10)
+    server.stdout.close()
+
+
+def asked(port: int, body: bytes, requests: int) -> tuple[float, dict[str, int]]:
+    """Requests a second, and the digests of what came."""
+    head = f"POST /run-inference/digits HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nauthorization: Bearer {TOKEN}\r\n"
+    head += f"content-type: application/octet-stream\r\ncontent-length: {len(body)}\r\n\r\n"
+    command = [sys.executable, str(PEERS / "many_clients.py"), str(port), str(CLIENTS), str(requests)]
+    done = subprocess.run(command, input=head.encode() + body, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    told = json.loads(done.stdout)
+    return told["rate"], told["bodies"]
+
+
+@pytest.mark.timeout(300)
+def test_inference_keeps_half_of_a_bare_routes_speed(node: NodeUnderTest, bare: int) -> None:
+    model, x = hosted(digits(), torch.zeros(1, 64)), torch.randn(1, 64)
+    form = {"model_id": "digits", "allow_download": "True", "allow_remote_inference": "True"}
+    with node.http() as http:
+        http.post("/serve-model/", data=form, files={"model": ("digits", model.data)}).raise_for_status()
+        answer = http.post("/run-inference/digits", content=packed(x)).raise_for_status()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert torch.equal(unpacked(answer.content)[0], digits()(x))
+    torch.set_num_threads(threads)
+    for port in (bare, node.port):
+        asked(port, packed(x), 500)
+    rates: list[tuple[float, float]] = []
+    for _ in range(ROUNDS):
+        of_bare, _ = asked(bare, packed(x), REQUESTS)
+        of_node, bodies = asked(node.port, packed(x), REQUESTS)
+        assert sum(bodies.values()) == REQUESTS and len(bodies) == 1
+        rates.append((of_node, of_bare))
+    ratio = statistics.median(of_node / of_bare for of_node, of_bare in rates)
+    text = ", ".join(f"{of_node:.0f}/{of_bare:.0f}" for of_node, of_bare in rates)
+    print(f"\ninference of {CLIENTS} clients, requests/s of node/bare: {text}; ratio {ratio:.2f}")
+    assert ratio >= 0.5
