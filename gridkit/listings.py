@@ -81,6 +81,29 @@ class Listing(ShortDir, Sequence[str]):
         return with_times(pd.DataFrame(rows, columns=list(self._columns)))
 
 
+class Models(Listing):
+    """The models on a node, each as of its newest version."""
+
+    _what = "model"
+    _columns = (
+        *("id", "version", "kind", "size", "owner", "allow_download", "allow_remote_inference"),
+        *("created_at", "origin", "uses", "downloads", "last_used"),
+    )
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row each. Times are timestamps (UTC), `size` is in bytes."""
+        frame = super().to_frame()
+        frame["origin"] = [_shown("origin", value) for value in frame["origin"]]
+        return frame
+
+
+class Datasets(Listing):
+    """The data sets on a node that whoever asked may see."""
+
+    _what = "data set"
+    _columns = ("id", "owner", "tags", "description", "rows", "size", "created_at", "mock", "may_fetch", "may_run")
+
+
 class Users(Listing):
     """The accounts on a node."""
 
@@ -113,6 +136,8 @@ def _shown(column: str, value: Any) -> str:
         return moment(value)
     if column == "size" and isinstance(value, int):
         return size(value)
+    if column == "origin" and isinstance(value, Mapping):
+        return plain(f"{value.get('name')} {value.get('version')}, round {value.get('round')}")
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):

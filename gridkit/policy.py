@@ -70,7 +70,7 @@ class Policy:
         if len(self.run) > MAX_PLANS:
             raise UsageError(f"run names {len(self.run)} plans; at most {MAX_PLANS} can be named", _HINT)
         run = {_digest(plan): _who("run", who) for plan, who in self.run.items()}
-        given = {"see": _who("see", self.see), "fetch": _who("fetch", self.fetch), "run": run}
+        given: dict[str, Any] = {"see": _who("see", self.see), "fetch": _who("fetch", self.fetch), "run": run}
         if self.results is not None:
             given["results"] = _places(self.results)
         for name, value in given.items():

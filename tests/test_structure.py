@@ -38,7 +38,20 @@ ARROWS: dict[str, set[str]] = {
     "widgets": {"cells", "options", "threads"},
     "results": {"federated", "wire"},
     "listings": {"cells", "widgets"},
-    "aio": {"cells", "client", "hosted", "listings", "node", "plans", "run", "widgets", "wire", "workers"},
+    "aio": {
+        "cells",
+        "client",
+        "hosted",
+        "listings",
+        "node",
+        "origin",
+        "plans",
+        "policy",
+        "run",
+        "widgets",
+        "wire",
+        "workers",
+    },
 }
 # The simulator is a worker and a node in one process: what it gives back is a Run. A plan shows itself as HTML, which
 # is escaped in one place; the tracer's messages name the cell.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from gridkit.client.paths import path_of
+from tests.datasets import Clients, publish
 from tests.support import NodeUnderTest, host_files, tiny_plan
 
 
@@ -34,3 +37,30 @@ def host(node: NodeUnderTest, plan_bytes: bytes, request: pytest.FixtureRequest)
         return {**answer.json(), "name": request.node.name[:150]}
 
     return host
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def clients(node: NodeUnderTest) -> Iterator[Clients]:
+    clients = Clients(node)
+    yield clients
+    clients.close()
+
+
+@pytest.fixture
+def published(clients: Clients) -> Iterator[Callable[..., str]]:
+    """`published(policy={…}, …)`: alice publishes it; its id."""
+    made: list[str] = []
+
+    def make(**wish: Any) -> str:
+        id = f"set {next(_numbers)}"
+        answer = publish(clients.alice, id, **wish)
+        assert answer.status_code == 201, answer.text
+        made.append(id)
+        return id
+
+    yield make
+    for id in made:
+        clients.owner.delete(path_of("datasets", id))

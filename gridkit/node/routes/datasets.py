@@ -15,7 +15,7 @@ from starlette.routing import Route
 from gridkit.node import messages
 from gridkit.node.messages_datasets import PublishDataset, Search
 from gridkit.node.messages_grid import Page
-from gridkit.node.routes.http import body, file_answer, limits_of, principal_of, route, service_of
+from gridkit.node.routes.http import body, limits_of, principal_of, ranged_file_answer, route, service_of
 from gridkit.node.store.blobs import Draft
 
 
@@ -61,7 +61,7 @@ async def mock(request: Request) -> Response:
 
 async def _octets(request: Request, *, mock: bool) -> Response:
     file, digest = await service_of(request).datasets.open(principal_of(request), _id(request), mock=mock)
-    return file_answer(file, {"etag": f'"{digest}"'})
+    return ranged_file_answer(request, file, digest)
 
 
 async def run_plan(request: Request) -> Response:
