@@ -21,6 +21,7 @@ from gridkit import cells, results, threads
 from gridkit.bridge import BRIDGE
 from gridkit.errors import ErrorCode, EvaluationFailed, GridkitError, UsageError
 from gridkit.federated.history import History, Row, Standing
+from gridkit.origin import Origin, note
 from gridkit.plans.plan import Plan
 from gridkit.widgets.snapshot import RunSnapshot, TextWatch, WorkerRow
 from gridkit.wire.tensors import Array
@@ -282,7 +283,13 @@ class RunBase(cells.ShortDir):
         return await self._source.model(None)
 
     async def _model(self) -> nn.Module:
-        return self._module(await self._state())
+        with self._lock:
+            over, rounds = self.history.outcome is not None, self.history.rounds
+            last = rounds[-1]["round"] if rounds else 0
+        module = self._module(await self._state())
+        if over:  # else the newest model may be that of a round that isn't told of yet
+            note(module, Origin(self.name, self.version, last))
+        return module
 
     def _module(self, state: Mapping[str, Array]) -> nn.Module:
         import torch

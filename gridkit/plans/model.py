@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.func import functional_call
@@ -101,9 +102,10 @@ def unpack(file: ModelFile, whole: Any) -> PlanModule:
 def tensor_of(array: Array) -> torch.Tensor:
     """An array's memory as a tensor; a copy where it isn't aligned as torch's own memory is.
 
-    Kernels take other paths for other alignments, and give other bits.
+    Kernels take other paths for other alignments, and give other bits. And they trust that a bool is 0 or 1, where a
+    byte from elsewhere may be any.
     """
-    tensor = torch.from_numpy(array)
+    tensor = torch.from_numpy(array.view(np.uint8) != 0 if array.dtype == bool else array)
     return tensor.clone() if tensor.data_ptr() % ALIGNMENT else tensor
 
 

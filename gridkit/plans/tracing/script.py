@@ -25,7 +25,7 @@ _PLAIN: dict[str, Callable[..., Any]] = {
     "add": operator.add,
     "sub": operator.sub,
     "mul": operator.mul,
-    "div": operator.truediv,
+    "div": lambda a, b, mode=None: _divided(a, b, mode),
     "truediv": operator.truediv,
     "floordiv": operator.floordiv,
     "floor_divide": operator.floordiv,
@@ -55,6 +55,7 @@ _PLAIN: dict[str, Callable[..., Any]] = {
     "Float": float,
     "Bool": bool,
     "append": list.append,
+    "slice": lambda items, start, end, step: items[slice(start, end, step)],
     "list": list,
     "format": lambda *parts: str(parts[0]),
 }
@@ -86,8 +87,6 @@ _OF_TENSORS: dict[str, Callable[[torch.Tensor], Any]] = {
     "prim::dtype": lambda x: _SCALAR_TYPES[x.dtype],
     "prim::device": lambda x: torch.device("cpu"),
     "prim::layout": lambda x: 0,
-    "prim::is_cuda": lambda x: False,
-    "prim::is_mkldnn": lambda x: False,
     "prim::requires_grad": lambda x: x.requires_grad,
 }
 # What torch's functions in Python do otherwise than the operation of the same name
@@ -99,6 +98,12 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "aten::_convolution": lambda *args: torch.ops.aten.convolution.default(*args[:9]),
     "aten::upsample_nearest2d": lambda x, size, scales: F.interpolate(x, size, scales),
 }
+
+
+def _divided(a: Any, b: Any, mode: str | None) -> Any:
+    if mode == "trunc" and (a < 0) != (b < 0):
+        return -(-a // b)
+    return a / b if mode is None else a // b
 
 
 class _Part:
@@ -204,6 +209,10 @@ class Script:
         if kind in _OF_TENSORS and isinstance(args[0], torch.Tensor):
             found = _OF_TENSORS[kind](args[0])
             return found[args[1]] if kind == "aten::size" and len(args) > 1 else found
+        if kind == "prim::type":  # of a device
+            return args[0].type
+        if kind.startswith("prim::is_"):  # of which kind a tensor's memory is
+            return kind == "prim::is_cpu"
         if kind in _FUNCTIONS:
             return _FUNCTIONS[kind](*args)
         if name in _PLAIN and not any(isinstance(arg, torch.Tensor) for arg in args):

@@ -91,8 +91,18 @@ class Attends(nn.Module):
         return (scores.softmax(-1) @ y).reshape(y.shape[0], -1)
 
 
+class Encodes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.GroupNorm(2, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.norm(self.layer(x[:, 0]).transpose(1, 2))
+        return out
+
+
 @pytest.mark.parametrize("make", [scripted, traced])
-@pytest.mark.parametrize("kind", [Convolutions, Recurrent, Loops, Pools, Attends])
+@pytest.mark.parametrize("kind", [Convolutions, Recurrent, Loops, Pools, Attends, Encodes])
 @pytest.mark.filterwarnings("ignore")
 def test_the_plan_of_a_script_has_the_bits_of_the_module(kind: Callable[[], nn.Module], make: Make) -> None:
     torch.manual_seed(0)
