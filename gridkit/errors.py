@@ -176,7 +176,7 @@ class LimitError(NodeError):
 
 
 class GridClientError(NodeError, RuntimeError):
-    """What `gridkit.WebsocketGridClient` asked for was refused; `message` is the node's text, as PyGrid's client has it."""
+    """What `gridkit.WebsocketGridClient` asked for was refused. `message` is the node's text, as in PyGrid's."""
 
 
 class NodeUnreachable(GridkitError, ConnectionError):

@@ -257,7 +257,7 @@ def test_inference(node: NodeUnderTest, http: httpx.Client) -> None:
     (result,) = infer(http, "a", X)
     assert result.dtype == np.float32 and np.array_equal(result, expected)
     text = pack_tensors([X]).tobytes().decode("latin-1")
-    answer = {"success": True, "prediction": expected.tolist()}
+    answer = {"success": True, "prediction": expected.tolist(), "dtype": "float32", "shape": list(expected.shape)}
     for where in (*spellings("models", "/a"), *spellings("model", "/a")):
         for how in ({"data": {"data": text, "encoding": "ISO-8859-1"}}, {"json": {"data": text}}):
             assert http.post(where, **how).json() == answer  # type: ignore[arg-type]

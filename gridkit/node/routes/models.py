@@ -197,8 +197,10 @@ async def infer_text(request: Request) -> Response:
 
 
 def prediction(results: bytes) -> dict[str, Any]:
-    """The first result as nested lists. Numbers that aren't finite are written as Python's `json` does."""
-    return {"success": True, "prediction": read_tensors(results)[0].tolist()}
+    """The first result as nested lists; ours: with its dtype and shape, which lists don't show. Numbers that aren't
+    finite are written as Python's `json` does."""
+    first = read_tensors(results)[0]
+    return {"success": True, "prediction": first.tolist(), "dtype": first.dtype.name, "shape": list(first.shape)}
 
 
 # ---- paths
