@@ -47,6 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     node.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="further names of the node")
     targets = "what the node may call by itself: HOST, HOST:PORT or a network (10.0.0.0/8); nothing by default"
     node.add_argument("--allow-target", action="append", default=[], metavar="TARGET", help=targets)
+    limits = "change one of the node's limits, such as upload=8589934592 (names: gridkit.node.settings.Limits)"
+    node.add_argument("--limit", action="append", default=[], metavar="NAME=NUMBER", help=limits)
     node.add_argument("--certfile", help="TLS certificate (PEM)")
     node.add_argument("--keyfile", help="TLS key (PEM)")
     node.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
@@ -76,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _node(options: argparse.Namespace) -> int:
     from gridkit.node.app import serve
-    from gridkit.node.settings import NodeSettings
+    from gridkit.node.settings import Limits, NodeSettings
 
     settings = NodeSettings(
         host=options.host,
@@ -92,6 +94,7 @@ def _node(options: argparse.Namespace) -> int:
         allow_targets=tuple(options.allow_target),
         certfile=options.certfile,
         keyfile=options.keyfile,
+        limits=Limits.read(options.limit),
     )
     serve(settings, with_parent=options.with_parent, temporary=options.temporary)
     return 0

@@ -140,10 +140,6 @@ class Accounts:
         name = principal.name if wish.user is None else wish.user
         about(name)
         self._access.allow(principal, "create-token", owner=name)
-        if not name:
-            raise AccessError(
-                "only accounts have tokens of their own", "log in first", code=ErrorCode.FORBIDDEN, status=403
-            )
         scopes = None if wish.scopes is None else frozenset(wish.scopes)
         if principal.scopes is not None and (scopes is None or not scopes <= principal.scopes):
             raise AccessError(

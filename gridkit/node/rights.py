@@ -63,7 +63,7 @@ class Rule:
 
     Args:
         roles: who has it.
-        scope: which one of `SCOPES` a token must have, if it has any.
+        scope: which one of `SCOPES` a token must have, if it has any; None: no matter.
         open: anonymous clients of the old protocols have it too under ``--open``.
         own: it is a right to one's own objects only; the role owner has it to everybody's.
         others: with `own`, further roles that have it to everybody's.
@@ -71,7 +71,7 @@ class Rule:
     """
 
     roles: frozenset[Role]
-    scope: str
+    scope: str | None
     open: bool = False
     own: bool = False
     others: frozenset[Role] = frozenset()
@@ -85,20 +85,18 @@ _TRUSTED = frozenset({Role.OWNER, Role.SCIENTIST, Role.WORKER})
 _JOINING = frozenset({Role.WORKER, Role.ANONYMOUS})  # a worker's token names its training; --open means all trainings
 
 RULES: dict[str, Rule] = {
-    "status": Rule(_EVERYBODY, "browse"),
+    "status": Rule(_EVERYBODY, None),
     # model-centric training
-    "authenticate": Rule(
-        _EVERYBODY, "train", changes=True
-    ),  # the credential may be in the message: "enrol" is asked of that one
+    "authenticate": Rule(_EVERYBODY, None, changes=True),  # "enrol" is asked of the credential in the message
     "enrol": Rule(_TRUSTED, "train", open=True, own=True, others=_JOINING),
-    "work": Rule(_EVERYBODY, "train"),  # the worker id and the request key are the right
+    "work": Rule(_EVERYBODY, None),  # the worker id and the request key are the right
     "retrieve-model": Rule(_TRUSTED, "train", open=True, own=True, others=_JOINING),
     "host-training": Rule(_MEMBERS, "host", open=True, changes=True),
     "issue-token": Rule(_MEMBERS, "host", own=True, changes=True),
     "observe": Rule(_MEMBERS, "browse", own=True),
     "stop": Rule(_MEMBERS, "host", own=True, changes=True),
     # accounts
-    "login": Rule(_EVERYBODY, "browse", changes=True),
+    "login": Rule(_EVERYBODY, None, changes=True),
     "list-users": Rule(_TRUSTED, "browse", own=True),
     "add-user": Rule(_OWNER, "manage", changes=True),
     "remove-user": Rule(_OWNER, "manage", changes=True),
@@ -266,13 +264,13 @@ class Access:
             if principal.role is Role.ANONYMOUS:
                 raise _unauthenticated(f"{operation} needs a token")
             raise _forbidden(f"a {principal.role}'s token doesn't allow {operation}")
-        if principal.scopes is not None and rule.scope not in principal.scopes:
+        if principal.scopes is not None and rule.scope is not None and rule.scope not in principal.scopes:
             raise _forbidden(f"{operation} needs a token with the scope '{rule.scope}'")
         if principal.process is not None and process is not None and process != principal.process:
             raise _forbidden("this worker's token was issued for another training")
         everybodys = principal.role is Role.OWNER or principal.role in rule.others
-        mine = owner == principal.name and (owner != "" or principal.role is Role.ANONYMOUS)
-        if rule.own and owner is not None and not everybodys and not mine:
+        nameless = principal.name == "" and principal.role is not Role.ANONYMOUS  # owns nothing
+        if rule.own and not everybodys and (nameless or owner not in (None, principal.name)):
             raise _forbidden(f"{operation} is for who owns the object, and for the node's owner")
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import secrets
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from gridkit.errors import UsageError
@@ -59,6 +61,26 @@ class Limits:
     """the inputs of all computations that wait"""
     run_waiting: int = 512
     """number of computations that wait"""
+
+    @classmethod
+    def read(cls, texts: Sequence[str]) -> Limits:
+        """Limits of which some are given as ``NAME=NUMBER``.
+
+        Raises:
+            UsageError: no such limit, or no number that it can be.
+        """
+        limits = cls()
+        for text in texts:
+            name, _, value = text.partition("=")
+            try:
+                number = type(getattr(limits, name))(value)
+                if not 0 < number < math.inf:
+                    raise ValueError
+            except (AttributeError, TypeError, ValueError):
+                names = ", ".join(field.name for field in fields(cls))
+                raise UsageError(f"{text!r} is no limit of a node", f"NAME=NUMBER, with one of {names}") from None
+            limits = replace(limits, **{name: number})
+        return limits
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,9 @@ def test_forged_tokens_are_refused(access: Access, forged: str) -> None:
 @pytest.mark.parametrize("open_", [False, True])
 def test_the_table_is_what_allow_says(operation: str, role: Role, open_: bool) -> None:
     access = Access(TOKEN, SECRET, NoAccounts(), open=open_)
-    principal = Principal(role, process="mine" if role is Role.WORKER else None)
+    principal = Principal(
+        role, "" if role is Role.ANONYMOUS else "ana", process="mine" if role is Role.WORKER else None
+    )
     rule = RULES[operation]
     right = role in rule.roles or (open_ and role is Role.ANONYMOUS and rule.open)
     if right:
@@ -108,6 +110,24 @@ def test_a_right_to_own_objects_is_the_owners_of_the_object_and_the_nodes() -> N
     with pytest.raises(AccessError) as caught:
         access.allow(ana, "delete-model", owner="bob")
     assert caught.value.code is ErrorCode.FORBIDDEN
+
+
+def test_a_worker_token_owns_nothing_also_of_what_is_nobodys() -> None:
+    access = Access(TOKEN, SECRET, NoAccounts(), open=True)
+    worker = Principal(Role.WORKER, process="p")
+    for operation in ("revoke-token", "create-token", "set-password", "list-users", "list-tokens"):
+        for owner in ("", None, "ana"):
+            with pytest.raises(AccessError):
+                access.allow(worker, operation, owner=owner)
+    access.allow(worker, "retrieve-model", owner="ana", process="p")
+
+
+def test_a_credential_that_ended_meanwhile_is_nobodys() -> None:
+    access = Access(TOKEN, SECRET, NoAccounts())
+    for ended in (Principal(Role.OWNER, "owner", expires_at=1.0), Principal(Role.WORKER, token="p-revoked")):
+        with pytest.raises(AccessError) as caught:
+            access.allow(ended, "status")
+        assert caught.value.status == 401
 
 
 def test_a_token_with_scopes_is_good_for_these_only() -> None:
