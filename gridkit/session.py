@@ -14,15 +14,19 @@ from gridkit.bridge import BRIDGE, sync
 from gridkit.client import credentials
 from gridkit.errors import UsageError
 from gridkit.federated import strategies
-from gridkit.listings import Tokens, Users
+from gridkit.listings import Datasets, Models, Tokens, Users
 from gridkit.plans.plan import Plan
 from gridkit.run import Run
+from gridkit.widgets import words
+from gridkit.widgets.shelf import PAGE, Kind, Page, Row, page_text
 from gridkit.widgets.snapshot import TextWatch
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
     from torch import nn
 
+    from gridkit.widgets.browser import Browser
     from gridkit.widgets.launcher import Launcher, NewTraining
     from gridkit.widgets.login import LoginForm
     from gridkit.widgets.panel import Panel
@@ -142,6 +146,21 @@ class Session(cells.ShortDir):
             form.update_twin(over=True)
 
     @property
+    def models(self) -> Models:
+        """The models on the node, oldest first: a list of ids that shows what is known of each."""
+        return BRIDGE.sync(self._core.models())
+
+    @property
+    def datasets(self) -> Datasets:
+        """The data sets on the node that you may see: a list of ids that shows what is known of each."""
+        return BRIDGE.sync(self._core.datasets())
+
+    @property
+    def dataset_tags(self) -> list[str]:
+        """The tags of all data sets that you may see."""
+        return BRIDGE.sync(self._core.dataset_tags())
+
+    @property
     def users(self) -> Users:
         """The accounts on the node, those of others only for its owner."""
         return BRIDGE.sync(self._core.users())
@@ -154,11 +173,20 @@ class Session(cells.ShortDir):
     add_user = sync(_Core.add_user)
     audit = sync(_Core.audit)
     connect_nodes = sync(_Core.connect_nodes)
+    delete_dataset = sync(_Core.delete_dataset)
+    delete_model = sync(_Core.delete_model)
+    download_model = sync(_Core.download_model)
+    fetch_dataset = sync(_Core.fetch_dataset)
     host_training = sync(_Core.host_training)
     issue_token = sync(_Core.issue_token)
     join = sync(_Core.join)
+    publish = sync(_Core.publish)
     remove_user = sync(_Core.remove_user)
     revoke_token = sync(_Core.revoke_token)
+    run_plan = sync(_Core.run_plan)
+    run_remote_inference = sync(_Core.run_remote_inference)
+    search = sync(_Core.search)
+    serve_model = sync(_Core.serve_model)
     set_password = sync(_Core.set_password)
     train = sync(_Core.train)
     worker_token = sync(_Core.worker_token)
@@ -222,6 +250,26 @@ class Session(cells.ShortDir):
         self._forms.add(panel)
         return panel
 
+    def browse(self) -> Browser | TextWatch:
+        """Models and datasets on the node: filter, sort, read about one, download it, try an input, delete it.
+
+        What is downloaded, and what a model answers, is the browser's `result`.
+
+        Example:
+            >>> browser = grid.browse()                                             # doctest: +SKIP
+        """
+        shelf = _Shelf(self._core)
+        first = BRIDGE.sync(shelf.newest_models())
+        hint = cells.why_no_widgets()
+        if hint is not None:
+            shown = f"{words.many(first.total, 'model')} on {self.url}\n{page_text('models', first)}"
+            return TextWatch(lambda: shown, hint)
+        from gridkit.widgets.browser import Browser
+
+        browser = Browser(shelf, first)
+        self._forms.add(browser)
+        return browser
+
 
 class _Desk:
     """What the widgets need of a session: see `gridkit.widgets.panel.Node`. Nothing here waits."""
@@ -253,6 +301,49 @@ class _Desk:
 
     def join(self, name: str, version: str, clients: Sequence[tuple[Any, Any]]) -> concurrent.futures.Future[Run]:
         return BRIDGE.submit(self._core.join(name, version, clients=clients))
+
+
+class _Shelf:
+    """What the browser needs of a session: see `gridkit.widgets.shelf.Shelf`. Nothing here waits."""
+
+    def __init__(self, core: _Core) -> None:
+        self._core = core
+
+    async def newest_models(self) -> Page:
+        return await self._page("models", offset=0, limit=PAGE, sort="created_at", descending=True)
+
+    def page(self, kind: Kind, **query: Any) -> concurrent.futures.Future[Page]:
+        return BRIDGE.submit(self._page(kind, **query))
+
+    async def _page(self, kind: Kind, **query: Any) -> Page:
+        rows, total = await (self._core._models if kind == "models" else self._core._datasets).page(**query)
+        return Page(total, rows)
+
+    def download(self, kind: Kind, row: Row) -> concurrent.futures.Future[Any]:
+        if kind == "models":
+            return BRIDGE.submit(self._core.download_model(row["id"], row["version"]))
+        return BRIDGE.submit(self._core.fetch_dataset(row["id"], mock=not row["may_fetch"]))
+
+    def delete(self, kind: Kind, id: str) -> concurrent.futures.Future[bool]:
+        return BRIDGE.submit(self._core.delete_model(id) if kind == "models" else self._core.delete_dataset(id))
+
+    def infer(self, row: Row, values: Sequence[Any]) -> concurrent.futures.Future[Any]:
+        given = tuple(_tensor(value, wanted["dtype"]) for value, wanted in zip(values, row["inputs"], strict=True))
+        return BRIDGE.submit(self._core.run_remote_inference(row["id"], given, row["version"]))
+
+
+def _tensor(value: Any, dtype: str) -> torch.Tensor:
+    """Nested lists have no dtype of their own: the model's."""
+    import torch
+
+    from gridkit.plans.engines.kernels import torch_dtype
+
+    try:
+        return torch.as_tensor(value, dtype=torch_dtype(dtype))
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"that is no input of {dtype}: {error}", "all rows of a nested list are equally long"
+        ) from None
 
 
 def launch(

@@ -14,8 +14,11 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, ParamSpec
 
 from gridkit.aio.accounts import Accounts
+from gridkit.aio.datasets import Datasets
+from gridkit.aio.models import Models
 from gridkit.aio.nodes import Nodes
 from gridkit.aio.trainings import RunT, Trainings
+from gridkit.aio.websocket_grid import WebsocketGridClient as WebsocketGridClient
 from gridkit.client.credentials import Login, login_of, stored_token
 from gridkit.client.link import Link
 from gridkit.errors import AccessError, ErrorCode
@@ -31,7 +34,7 @@ PATIENCE = 30.0
 """seconds for which a session waits for a node that doesn't answer, such as one that is being started again"""
 
 
-class SessionCore(Trainings[RunT], Nodes, Accounts):
+class SessionCore(Trainings[RunT], Models, Nodes, Accounts, Datasets):
     """What a person holds in a notebook: one node, what it hosts, and the worker processes of this session.
 
     Made by `launch` or `connect`; an async context manager. A part a file: `gridkit.aio.trainings`, ….

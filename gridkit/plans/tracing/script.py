@@ -59,6 +59,7 @@ _PLAIN: dict[str, Callable[..., Any]] = {
     "list": list,
     "format": lambda *parts: str(parts[0]),
 }
+_OF_ANY = ("append", "__is__", "__isnot__")
 _SAME = (
     "prim::NumToTensor",
     "prim::unchecked_cast",
@@ -217,7 +218,7 @@ class Script:
             return _FUNCTIONS[kind](*args)
         if name in _PLAIN and not any(isinstance(arg, torch.Tensor) for arg in args):
             return _plain(name, args)
-        if kind == "aten::append" or (name in _PLAIN and isinstance(args[0], list | tuple | dict)):
+        if name in _OF_ANY or (name in _PLAIN and isinstance(args[0], list | tuple | dict)):
             return _PLAIN[name](*args)
         return self._operation(node, kind, args)
 
