@@ -30,6 +30,7 @@ _WHERE = {
     "Adam": "gridkit.plans.optim",
     "AdamW": "gridkit.plans.optim",
     "Policy": "gridkit.policy",
+    "WebsocketGridClient": "gridkit.websocket_grid",
     "GridkitError": "gridkit.errors",
 }
 _MODULES = ("aio", "errors", "options")
@@ -54,6 +55,7 @@ if TYPE_CHECKING:  # `as`: that a type checker takes them for public
     from gridkit.session import Session as Session
     from gridkit.session import connect as connect
     from gridkit.session import launch as launch
+    from gridkit.websocket_grid import WebsocketGridClient as WebsocketGridClient
     from gridkit.workers.simulate import simulate as simulate
 
 
