@@ -64,7 +64,7 @@ def publish(http: httpx.Client, id: str, data: Any = X, mock: Any = None, **wish
     uploads = {"upload_id": upload(http, raw)}
     if mock is not None:
         uploads["mock_upload_id"] = upload(http, mock if isinstance(mock, bytes) else pack_tensors([mock]).tobytes())
-    answer = http.post("/datasets", json={"id": id, "kind": "tensor", **uploads, **wish})
+    answer = http.put(path_of("datasets", id), json={"kind": "tensor", **uploads, **wish})
     for upload_id in uploads.values():  # they end when they are taken, which a request that can't be read doesn't
         http.delete(f"/uploads/{upload_id}")
     return answer

@@ -47,7 +47,7 @@ class Datasets(Base):
 
         Args:
             query: an id, a tag, or a part of a description, upper and lower case being different; of several, all
-                must match.
+                must match. The node gives 1000 of them at most.
 
         Example:
             >>> await grid.search(["#xray", "#chest"])                              # doctest: +SKIP
@@ -97,7 +97,6 @@ class Datasets(Base):
             raise UsageError("the mock sample isn't of the data's form", "give the same columns, or as many tensors")
         dataset_id = id or uuid.uuid4().hex
         wish: dict[str, Any] = {
-            "id": dataset_id,
             "kind": given.kind,
             "tags": list(tags),
             "description": description,
@@ -105,9 +104,8 @@ class Datasets(Base):
             **({} if given.columns is None else {"columns": given.columns}),
         }
         packed = pack_tensors(given.arrays)
-        await self._datasets.publish(
-            packed, None if sample is None else pack_tensors(sample.arrays), wish, Progress(f"{dataset_id}, up")
-        )
+        packed_mock = None if sample is None else pack_tensors(sample.arrays)
+        await self._datasets.publish(dataset_id, packed, packed_mock, wish, Progress(f"{dataset_id}, up"))
         return dataset_id
 
     async def run_plan(self, plan: Plan, dataset_id: str) -> torch.Tensor | tuple[torch.Tensor, ...]:

@@ -59,12 +59,14 @@ class DatasetClient:
         wish = {"query": query if isinstance(query, str) else list(query)}
         return list((await self.link.json("POST", "/search", json=wish))["datasets"])
 
-    async def publish(self, packed: Packed, mock: Packed | None, wish: dict[str, Any], told: Told) -> None:
+    async def publish(
+        self, dataset_id: str, packed: Packed, mock: Packed | None, wish: dict[str, Any], told: Told
+    ) -> None:
         """Send a data set's bytes, and have them published.
 
         Args:
             packed, mock: safetensors with the keys "0", "1", ….
-            wish: `id`, `kind`, `columns`, `tags`, `description`, `policy`.
+            wish: `kind`, `columns`, `tags`, `description`, `policy`.
             told: of the progress.
 
         Raises:
@@ -73,7 +75,7 @@ class DatasetClient:
         wish = {**wish, "upload_id": await upload(self.link, packed, told)}
         if mock is not None:
             wish["mock_upload_id"] = await upload(self.link, mock)
-        await self.link.json("POST", "/datasets", json=wish)
+        await self.link.json("PUT", path_of("datasets", dataset_id), json=wish)
 
     async def fetch(self, dataset_id: str, to: BinaryIO, told: Told, *, mock: bool = False) -> None:
         """The bytes of a data set, or of its mock sample, into a file, verified by their digest.

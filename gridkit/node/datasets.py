@@ -34,6 +34,8 @@ from gridkit.wire.tensors import TensorSpec
 _SORTS: dict[str, sa.Column[Any]] = {
     name: datasets.c[name] for name in ("id", "owner", "description", "kind", "rows", "size", "created_at")
 }
+FOUND = 1000
+"""rows that a search gives at most"""
 _MEMBERS = (Role.OWNER, Role.SCIENTIST)
 
 
@@ -191,9 +193,10 @@ class Datasets:
 
     async def search(self, principal: Principal, items: Sequence[str]) -> list[dict[str, Any]]:
         """Rows of the data sets that match every item, as the original matches: the item is the id, one of the tags,
-        or a part of the description, upper and lower case being different."""
+        or a part of the description, upper and lower case being different. At most `FOUND`, oldest first."""
         self._access.allow(principal, "list-datasets")
         wanted = sa.select(datasets).where(self._may_see(principal)).order_by(datasets.c.created_at, datasets.c.id)
+        wanted = wanted.limit(FOUND)
         for item in items:
             tagged = sa.select(tags.c.dataset).where(tags.c.tag == item)
             # not LIKE: that has wildcards, and SQLite's takes upper and lower case for the same

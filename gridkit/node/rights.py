@@ -118,8 +118,8 @@ RULES: dict[str, Rule] = {
     "delete-model": Rule(_MEMBERS, "host", open=True, own=True, changes=True),
     # data sets: beside this, each one's policy says who may what
     "list-datasets": Rule(_EVERYBODY, "browse"),
-    "fetch-dataset": Rule(_EVERYBODY, "browse"),
-    "run-plan": Rule(_MEMBERS, "run", open=True),
+    "fetch-dataset": Rule(_EVERYBODY, "browse", changes=True),  # it changes who knows: that is logged too
+    "run-plan": Rule(_MEMBERS, "run", open=True, changes=True),
     "publish-dataset": Rule(_MEMBERS, "host", open=True, changes=True),
     "delete-dataset": Rule(_MEMBERS, "host", open=True, own=True, changes=True),
 }

@@ -80,7 +80,7 @@ def test_a_workers_token_is_nobodys_name(clients: Clients, node: NodeUnderTest, 
         assert publish(clients.alice, "for accounts").status_code == 201
         assert worker.get(path_of("datasets", "for accounts")).status_code == 404
         assert worker.delete(path_of("datasets", "for accounts")).status_code == 403
-        assert worker.post("/datasets", json={}).status_code == 403
+        assert worker.put("/datasets/x", json={}).status_code == 403
     assert clients.alice.delete(path_of("datasets", "for accounts")).status_code == 200
 
 

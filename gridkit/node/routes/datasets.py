@@ -6,24 +6,31 @@ An id is opaque text, percent-encoded in the path; it is the last part of the pa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from gridkit.node import messages
 from gridkit.node.messages_datasets import PublishDataset, Search
 from gridkit.node.messages_grid import Page
-from gridkit.node.routes.http import body, limits_of, principal_of, ranged_file_answer, route, service_of
+from gridkit.node.routes.form import members
+from gridkit.node.routes.http import (
+    body,
+    declared_size,
+    limits_of,
+    principal_of,
+    ranged_file_answer,
+    route,
+    service_of,
+    spelled,
+)
 from gridkit.node.store.blobs import Draft
 
 
 async def publish(request: Request) -> Response:
     """JSON with the ids of finished uploads, which end with this."""
     service, principal = service_of(request), principal_of(request)
-    raw = await body(request, limits_of(request).plan)
-    wish = messages.parse(PublishDataset, messages.parse_json(raw))
+    wish = messages.parse(PublishDataset, {**await members(request), "id": _id(request)})
     drafts: list[Draft] = []
     try:
         drafts.append(await service.uploads.take(principal, wish.upload_id))
@@ -66,8 +73,10 @@ async def _octets(request: Request, *, mock: bool) -> Response:
 
 async def run_plan(request: Request) -> Response:
     """A plan's bytes in, its results out, as safetensors."""
-    plan = await body(request, limits_of(request).plan)
-    results = await service_of(request).datasets.run(principal_of(request), _id(request), plan)
+    limit = limits_of(request).plan
+    async with request.app.state.budget.take(declared_size(request, limit)):
+        plan = await body(request, limit)
+        results = await service_of(request).datasets.run(principal_of(request), _id(request), plan)
     return Response(results, media_type="application/octet-stream")
 
 
@@ -88,23 +97,12 @@ def _id(request: Request) -> str:
     return str(request.path_params["dataset_id"])
 
 
-def _spelled(paths: tuple[str, ...], endpoint: Callable[[Request], Awaitable[Response]], method: str) -> list[Route]:
-    """In all spellings: under the original's later prefix too, with and without a slash at the end."""
-    prefixes = ("", "/data-centric", "/data_centric")
-    return [
-        route(f"{prefix}{path}{slash}", endpoint, "list-datasets", [method])
-        for prefix in prefixes
-        for path in paths
-        for slash in ("", "/")
-    ]
-
-
 ROUTES = [
-    *_spelled(("/dataset-tags", "/dataset_tags"), tags, "GET"),
-    *_spelled(("/search",), search, "POST"),
+    *spelled("/dataset-tags", tags, "list-datasets"),
+    *spelled("/search", search, "list-datasets", ["POST"]),
     *(route(path, page, "list-datasets") for path in ("/datasets", "/datasets/")),
-    *(route(path, publish, "publish-dataset", ["POST"]) for path in ("/datasets", "/datasets/")),
     route("/datasets/{dataset_id:path}", details, "list-datasets"),
+    route("/datasets/{dataset_id:path}", publish, "publish-dataset", ["PUT"]),
     route("/datasets/{dataset_id:path}", delete, "delete-dataset", ["DELETE"]),
     route("/dataset-data/{dataset_id:path}", data, "fetch-dataset"),
     route("/dataset-mock/{dataset_id:path}", mock, "fetch-dataset"),
