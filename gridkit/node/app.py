@@ -70,9 +70,9 @@ def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Servic
     service = Service(access, watch, accounts, Trainings(rounds, access), models, datasets, peers, uploads)
     app = Starlette(
         routes=[
+            *model_routes.ROUTES,
             *model_centric.ROUTES,
             *account_routes.ROUTES,
-            *model_routes.ROUTES,
             *dataset_routes.ROUTES,
             *nodes.ROUTES,
             *upload_routes.ROUTES,

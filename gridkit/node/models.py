@@ -8,13 +8,12 @@ download or an inference on the row whose digest is then opened.
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import sqlalchemy as sa
 
-from gridkit.errors import AccessError, ConflictError, ErrorCode, NodeError, NotFoundError, WireError
+from gridkit.errors import AccessError, ConflictError, ErrorCode, NodeError, NotFoundError
 from gridkit.node import intake
 from gridkit.node.messages_grid import HostModel, Page
 from gridkit.node.rights import Access, Principal
@@ -25,8 +24,6 @@ from gridkit.node.store.database import Database
 from gridkit.node.store.tables import model as models
 from gridkit.node.store.tables import model_version as versions
 from gridkit.node.usage import Usage
-from gridkit.wire.foreign import HEAD, refuse_unsafe
-from gridkit.wire.safetensors import TensorFile
 
 # The original's texts; its clients show or compare them.
 NOT_FOUND = "Model not found."
@@ -274,7 +271,6 @@ class Models:
                 code=ErrorCode.BAD_PLAN,
                 status=400,
             )
-        _check_inputs(inputs)
         results = await self._runner.infer(row.digest, lambda: self._open(row), inputs)
         self._usage.used(row.key)
         return results
@@ -327,11 +323,3 @@ def _may_download(row: Any) -> None:
     if not row.allow_download:
         hint = f"'{row.id}' was served with allow_download=False"
         raise AccessError(NO_DOWNLOAD, hint, code=ErrorCode.NOT_ALLOWED, status=403)
-
-
-def _check_inputs(data: bytes) -> None:
-    try:
-        TensorFile(io.BytesIO(data)).check_numbered()
-    except WireError:
-        refuse_unsafe(data[:HEAD], "send tensors as safetensors")
-        raise

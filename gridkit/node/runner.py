@@ -109,7 +109,7 @@ class Runner:
             Safetensors with the keys "0", "1", …: the results in order.
 
         Raises:
-            NodeError: `BAD_INPUT`, `MALFORMED` or `BAD_PLAN` (400): what is wrong with model or inputs; `TIMED_OUT`
+            NodeError: `BAD_INPUT`, `MALFORMED`, `UNSAFE_FORMAT` or `BAD_PLAN` (400): what is wrong; `TIMED_OUT`
                 (504); `RUN_FAILED` (500): the child died of it; `BUSY` (503): too many wait, or it waited too long.
             LimitError: `TOO_LARGE` (413): inputs or results; `OUT_OF_MEMORY` (507).
         """

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from gridkit.errors import ErrorCode, PlanError
+from gridkit.errors import ErrorCode, PlanError, WireError
 from gridkit.plans.check import check_guards, shapes_of
 from gridkit.plans.engines.kernels import torch_dtype
 from gridkit.plans.engines.pytorch import program
@@ -18,6 +18,7 @@ from gridkit.plans.form import decode
 from gridkit.plans.model_form import check_model
 from gridkit.plans.plan import Plan
 from gridkit.plans.table.shapes import Meta
+from gridkit.wire.foreign import HEAD, refuse_unsafe
 from gridkit.wire.model import ModelFile
 from gridkit.wire.safetensors import TensorFile, pack_tensors
 from gridkit.wire.tensors import Array, TensorSpec
@@ -130,11 +131,17 @@ def read_arguments(file: BinaryIO | bytes, limit: int) -> list[torch.Tensor]:
         limit: bytes that they may take together.
 
     Raises:
-        WireError: they break a rule of `TensorFile`.
+        WireError: they break a rule of `TensorFile`; `UNSAFE_FORMAT` for pickles and archives.
         PlanError: `OUT_OF_MEMORY`.
     """
-    source = TensorFile(io.BytesIO(file) if isinstance(file, bytes) else file)
-    source.check_numbered()
+    file = io.BytesIO(file) if isinstance(file, bytes) else file
+    try:
+        source = TensorFile(file)
+        source.check_numbered()
+    except WireError:
+        file.seek(0)
+        refuse_unsafe(file.read(HEAD), "send tensors as safetensors")
+        raise
     if sum(spec.size * np.dtype(spec.dtype).itemsize for spec in source.specs) > limit:
         raise out_of_memory("the data")
     return _tensors(source)

@@ -13,7 +13,7 @@ from torch import nn
 from gridkit.errors import ErrorCode, PlanError, WireError
 from gridkit.plans.model import pack
 from gridkit.runner.compute import BATCHES, Computation, read_arguments, read_model, read_plan
-from gridkit.wire.safetensors import pack_tensors
+from gridkit.wire.safetensors import pack_file, pack_tensors
 from tests.models import digits, function, packed, unpacked
 
 MIB = 1 << 20
@@ -163,9 +163,21 @@ def test_large_tensors_are_read_in_pieces() -> None:
     assert torch.equal(read, x)
 
 
-def test_bytes_that_are_no_tensors_are_refused() -> None:
-    with pytest.raises(WireError):
-        read_arguments(b"\x80\x04.", MIB)
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"\x80\x04.", ErrorCode.UNSAFE_FORMAT),
+        (b"\x93NUMPY\x01\x00v\x00{'descr': '|O'}", ErrorCode.UNSAFE_FORMAT),
+        (b"PK\x03\x04" + bytes(100), ErrorCode.UNSAFE_FORMAT),
+        (b"", ErrorCode.MALFORMED),
+        (packed(torch.zeros(3))[:-1], ErrorCode.MALFORMED),
+        (pack_file({"1": np.zeros(3)}).tobytes(), ErrorCode.MALFORMED),
+    ],
+)
+def test_bytes_that_are_no_tensors_are_refused(data: bytes, code: ErrorCode) -> None:
+    with pytest.raises(WireError) as caught:
+        read_arguments(data, MIB)
+    assert caught.value.code is code
 
 
 def test_a_training_plan_is_no_plan_of_a_function() -> None:
