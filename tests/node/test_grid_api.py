@@ -7,6 +7,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -327,6 +328,67 @@ def test_the_small_messages(node: NodeUnderTest, http: httpx.Client) -> None:
     )
     assert told[:2] == [{"id": identity}, {"alive": "True"}]
     assert told[2]["success"] is False and told[2]["code"] == "UNKNOWN_TYPE"
+
+
+def test_what_a_node_says_of_itself(node: NodeUnderTest, http: httpx.Client) -> None:
+    (told,) = talk(node, {"type": "get-id"})
+    for where in spellings("identity"):
+        assert http.get(where).json() == {"success": True, "identity": told["id"]}
+    for where in spellings("status"):
+        answer = http.get(where).json()
+        assert (answer["success"], answer["status"]) == (True, "ok")
+    for where in spellings("workers"):
+        assert http.get(where).json()["workers"] == []
+    page = http.get("/")
+    assert page.status_code == 200 and page.headers["content-type"].startswith("text/plain")
+
+
+def test_login_is_for_the_socket(node: NodeUnderTest, http: httpx.Client) -> None:
+    wish = {"name": "alice", "role": "data scientist", "password": "a long password"}
+    with node.http() as owner:
+        assert owner.post("/users", json=wish).is_success
+    login = {"type": "authentication", "username": "alice", "password": "a long password"}
+    model = {"type": "host-model", "model_id": "hers", "model": tiny_model().decode("latin-1")}
+    before, wrong, missing, right, hosted, after = talk(
+        node,
+        {"type": "get-id"},
+        {**login, "password": "wrong"},
+        {"type": "authentication"},
+        login,
+        model,
+        {"type": "get-id"},
+    )
+    assert (wrong["success"], wrong["error"]) == (False, "Invalid username/password!")
+    assert missing["code"] == "BAD_REQUEST"
+    assert right == {"success": "True", "id": f"alice_{before['id']}"}
+    assert hosted["owner"] == "alice" and before == after
+    refused(http.delete("/models/hers"), 403, "FORBIDDEN")
+    (told,) = talk(node, {"type": "delete-model", "model_id": "hers"})
+    assert told["success"] is False
+    with node.http() as owner:
+        assert owner.delete("/models/hers").is_success
+
+
+def test_connect_node(node: NodeUnderTest, tmp_path: Path) -> None:
+    other = NodeUnderTest(tmp_path / "other")
+    try:
+        with other.http() as http:
+            identity = http.get("/identity/").json()["identity"]
+        connect = {"type": "connect-node", "address": other.url, "id": identity}
+        done, wrong, nobody, itself, missing = talk(
+            node,
+            {**connect, "auth": {"username": "alice", "password": "never sent"}},
+            {**connect, "id": "another"},
+            {**connect, "address": "http://127.0.0.1:1"},
+            {**connect, "address": node.url},
+            {"type": "connect-node"},
+        )
+        assert done == {"status": "Succesfully connected."}
+        assert [answer["success"] for answer in (wrong, nobody, itself, missing)] == [False] * 4
+        with node.http(None) as http:
+            assert http.get("/workers/").json()["workers"] == [identity]
+    finally:
+        other.terminate()
 
 
 def test_a_request_id_comes_back_with_results_and_errors(node: NodeUnderTest, http: httpx.Client) -> None:

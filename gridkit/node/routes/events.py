@@ -1,4 +1,5 @@
-"""`GET /events?after=seq[&run=id]`: the published rows as server-sent events, and `GET /status/`."""
+"""`GET /events?after=seq[&run=id]`: the published rows as server-sent events; `GET /status/`, and a page for who
+looks with a browser."""
 
 from __future__ import annotations
 
@@ -6,11 +7,11 @@ import json
 from collections.abc import AsyncIterator
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from gridkit import __version__
 from gridkit.errors import ErrorCode, NodeError
-from gridkit.node.routes.http import principal_of, route, service_of
+from gridkit.node.routes.http import principal_of, route, service_of, spelled
 
 
 async def events(request: Request) -> Response:
@@ -31,11 +32,17 @@ async def events(request: Request) -> Response:
 
 
 async def status(_request: Request) -> Response:
-    return JSONResponse({"status": "ok", "gridkit": __version__})
+    return JSONResponse({"success": True, "status": "ok", "gridkit": __version__})
+
+
+async def page(_request: Request) -> Response:
+    return PlainTextResponse(
+        f"This is a gridkit node, version {__version__}. In a notebook: gridkit.connect(address)\n"
+    )
 
 
 ROUTES = [
     route("/events", events, "observe"),
-    route("/status", status, "status"),
-    route("/status/", status, "status"),
+    route("/", page, "status"),
+    *spelled("/status", status, "status"),
 ]

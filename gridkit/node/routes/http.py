@@ -84,6 +84,22 @@ def route(
     return Route(path, guarded, methods=list(methods), name=operation)
 
 
+def spelled(
+    path: str, endpoint: Callable[[Request], Awaitable[Response]], operation: str, methods: Sequence[str] = ("GET",)
+) -> list[Route]:
+    """The routes of an operation of the grid's own API, a spelling each, as versions of the original and its documents
+    have them: at the root or under ``/data-centric``, with ``-`` or ``_``, with a slash at the end or without. A path
+    that ends with an id has one end only: a slash there would be the id's.
+    """
+    first, _, rest = path.removeprefix("/").partition("/")
+    return [
+        route(f"{prefix}/{name}{end}", endpoint, operation, methods)
+        for prefix in ("", "/data-centric", "/data_centric")
+        for name in dict.fromkeys((first, first.replace("-", "_")))
+        for end in (("/" + rest,) if rest else ("", "/"))
+    ]
+
+
 async def body(request: Request, limit: int) -> bytes:
     """The body, or `LimitError` before more than `limit` bytes are held."""
     pieces: list[bytes] = []

@@ -1,17 +1,15 @@
-"""Models over HTTP, in the spellings of the original's versions and its documents: with a slash at the end or without,
-with ``-`` or ``_``, at the root or under ``/data-centric``."""
+"""Models over HTTP, as the original's clients ask for them, and as ours do."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
 
 from gridkit.errors import ErrorCode, NodeError
 from gridkit.node import messages
@@ -25,14 +23,13 @@ from gridkit.node.routes.http import (
     limits_of,
     principal_of,
     ranged_file_answer,
-    route,
     service_of,
+    spelled,
 )
 from gridkit.node.service import Service
 from gridkit.node.store.blobs import PIECE
 from gridkit.wire.safetensors import read_tensors
 
-PREFIXES = ("", "/data-centric", "/data_centric")
 MULTIPART_FROM = 100 << 20
 """bytes of a model from which on `get_model` answers as a multipart form, as the original does"""
 DELETED = {"success": True, "message": "Model deleted with success!"}
@@ -206,33 +203,19 @@ def prediction(results: bytes) -> dict[str, Any]:
 # ---- paths
 
 
-def _spelled(
-    path: str,
-    endpoint: Callable[[Request], Awaitable[Response]],
-    operation: str,
-    methods: Sequence[str] = ("GET",),
-) -> Iterator[Route]:
-    """A route a spelling. A path that ends with an id has one end only: a slash there would be the id's."""
-    first, _, rest = path.removeprefix("/").partition("/")
-    ends = ("/" + rest,) if rest else ("", "/")
-    for prefix in PREFIXES:
-        for name in dict.fromkeys((first, first.replace("-", "_"))):
-            for end in ends:
-                yield route(f"{prefix}/{name}{end}", endpoint, operation, methods)
-
-
 _ID = "{model_id:path}"
 
 ROUTES = [
-    *_spelled("/models", list_models, "list-models"),
-    *_spelled("/detailed-models-list", detailed_list, "list-models"),
-    *_spelled("/serve-model", serve_model, "host-model", ["POST"]),
-    *_spelled("/delete-model", delete_model, "delete-model", ["POST"]),
-    *_spelled(f"/is-model-copy-allowed/{_ID}", copy_allowed, "download-model"),
-    *_spelled(f"/get-model/{_ID}", get_model, "download-model"),
-    *_spelled(f"/run-inference/{_ID}", run_inference, "run-inference", ["POST"]),
-    *_spelled(f"/models/{_ID}", details, "list-models"),
-    *_spelled(f"/models/{_ID}", delete_model, "delete-model", ["DELETE"]),
-    *_spelled(f"/models/{_ID}", infer_text, "run-inference", ["POST"]),
-    *_spelled(f"/model/{_ID}", infer_text, "run-inference", ["POST"]),
+    # the busiest one first: routes are tried in order
+    *spelled(f"/run-inference/{_ID}", run_inference, "run-inference", ["POST"]),
+    *spelled("/models", list_models, "list-models"),
+    *spelled("/detailed-models-list", detailed_list, "list-models"),
+    *spelled("/serve-model", serve_model, "host-model", ["POST"]),
+    *spelled("/delete-model", delete_model, "delete-model", ["POST"]),
+    *spelled(f"/is-model-copy-allowed/{_ID}", copy_allowed, "download-model"),
+    *spelled(f"/get-model/{_ID}", get_model, "download-model"),
+    *spelled(f"/models/{_ID}", details, "list-models"),
+    *spelled(f"/models/{_ID}", delete_model, "delete-model", ["DELETE"]),
+    *spelled(f"/models/{_ID}", infer_text, "run-inference", ["POST"]),
+    *spelled(f"/model/{_ID}", infer_text, "run-inference", ["POST"]),
 ]

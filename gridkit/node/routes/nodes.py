@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gridkit.node import messages
-from gridkit.node.routes.http import body, limits_of, principal_of, route, service_of
+from gridkit.node.routes.http import body, limits_of, principal_of, route, service_of, spelled
 
 CONNECTED = "Succesfully connected."
 """the original's text, with its spelling: clients compare it"""
@@ -35,8 +35,8 @@ async def forget(request: Request) -> Response:
 
 
 ROUTES = [
-    *(route(path, identity, "status") for path in ("/identity", "/identity/")),
-    *(route(path, workers, "list-peers") for path in ("/workers", "/workers/")),
-    *(route(path, connect_node, "connect-node", ["POST"]) for path in ("/connect-node", "/connect-node/")),
+    *spelled("/identity", identity, "status"),
+    *spelled("/workers", workers, "list-peers"),
+    *spelled("/connect-node", connect_node, "connect-node", ["POST"]),
     route("/workers/{node_id:path}", forget, "connect-node", ["DELETE"]),
 ]
