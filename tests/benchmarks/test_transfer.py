@@ -1,0 +1,164 @@
+"""Serving and downloading large models, beside a plain uvicorn and Starlette that stream as many bytes in the same run.
+
+The plain side does the least that the job needs: bytes from memory into the server's file and back into a file of the
+client's, with httpx, streaming; no digest, no model to check, and nothing that survives a power cut. What
+`http.client` reaches with the same server is shown as well: both digests of a transfer cost more than that one does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from gridkit.client.link import Link
+from gridkit.client.models import ModelClient
+from gridkit.wire.safetensors import Packed
+from tests.support import TOKEN, NodeUnderTest
+
+pytestmark = [
+    pytest.mark.benchmark,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads /proc, which only Linux has"),
+]
+
+MB, MIB = 1_000_000, 1 << 20
+ROUNDS = 3
+
+
+class Plain:
+    """The plain server in a process of its own, and two plain clients of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "downloaded"
+        script = Path(__file__).with_name("plain_server.py")
+        self.process = subprocess.Popen([sys.executable, str(script), str(folder / "plain")], stdout=subprocess.PIPE)
+        assert self.process.stdout is not None
+        self._port = int(self.process.stdout.readline())
+        self._url = f"http://127.0.0.1:{self._port}/"
+
+    async def serve(self, data: memoryview) -> None:
+        async def pieces() -> AsyncIterator[bytes]:
+            for at in range(0, len(data), MIB):
+                yield bytes(data[at : at + MIB])
+
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+            answer = await client.post(self._url, content=pieces(), headers={"content-length": str(len(data))})
+        assert int(answer.text) == len(data)
+
+    async def download(self) -> None:
+        with self._file.open("wb") as file:
+            async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+                async with client.stream("GET", self._url) as answer:
+                    async for piece in answer.aiter_raw(MIB):
+                        file.write(piece)
+
+    async def serve_low(self, data: memoryview) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port)
+        pieces = (data[at : at + MIB] for at in range(0, len(data), MIB))
+        connection.request("POST", "/", pieces, {"content-length": str(len(data))})
+        assert int(connection.getresponse().read()) == len(data)
+        connection.close()
+
+    async def download_low(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port)
+        connection.request("GET", "/")
+        answer = connection.getresponse()
+        piece = bytearray(MIB)
+        with self._file.open("wb") as file:
+            while count := answer.readinto(piece):
+                file.write(memoryview(piece)[:count])
+        connection.close()
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+
+
+def memory(pid: int, field: str) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+class Peak:
+    """How far a process rises above what it holds now."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+        self._base = memory(pid, "VmRSS")
+
+    def above(self) -> int:
+        return memory(self._pid, "VmHWM") - self._base
+
+
+async def seconds(work: Awaitable[object]) -> float:
+    start = time.perf_counter()
+    await work
+    return time.perf_counter() - start
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[NodeUnderTest]:
+    node = NodeUnderTest(tmp_path / "data")
+    yield node
+    node.terminate()
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Iterator[Plain]:
+    plain = Plain(tmp_path)
+    yield plain
+    plain.close()
+
+
+@pytest.mark.parametrize("size", [100 * MB, 500 * MB], ids=["100MB", "500MB"])
+def test_transfers_keep_up_with_a_plain_server(node: NodeUnderTest, plain: Plain, tmp_path: Path, size: int) -> None:
+    data = opaque(size)
+    took: dict[str, float] = {}
+    peaks: dict[str, int] = {"node": 0, "client": 0}
+
+    def quiet(_done: int, _size: int) -> None: ...
+
+    async def rounds() -> None:
+        link = Link(node.url, TOKEN)
+        models = ModelClient(link)
+        for number in range(ROUNDS):
+            data[2:18] = np.random.default_rng(number).bytes(16)  # another model: one that is known isn't stored again
+            name = f"model {number}"
+            rises = {"node": Peak(node.process.pid), "client": Peak(os.getpid())}
+            host = models.host(Packed([data]), {"model_id": name, "allow_download": True}, quiet)
+            with (tmp_path / "model").open("wb") as file:
+                now = {"up": await seconds(host), "down": await seconds(models.download(name, None, file, quiet))}
+                assert file.tell() == size
+            for who, rise in rises.items():
+                peaks[who] = max(peaks[who], rise.above())
+            await models.delete(name)
+            now |= {"httpx up": await seconds(plain.serve(data)), "httpx down": await seconds(plain.download())}
+            now |= {"low up": await seconds(plain.serve_low(data)), "low down": await seconds(plain.download_low())}
+            took.update({what: min(value, took.get(what, value)) for what, value in now.items()})
+        await link.close()
+
+    asyncio.run(rounds())
+    speed = {what: size / MB / value for what, value in took.items()}
+    print(f"\n{size // MB} MB, MB/s: {', '.join(f'{what} {value:.0f}' for what, value in speed.items())}")
+    print(f"above base: node {peaks['node'] / MB:.0f} MB, client {peaks['client'] / MB:.0f} MB")
+    assert max(peaks.values()) < size / 4
+    assert speed["up"] >= 0.8 * speed["httpx up"]
+    assert speed["down"] >= 0.8 * speed["httpx down"]
+
+
+def opaque(size: int) -> memoryview:
+    """Bytes that a node stores as they are (see `gridkit.wire.model.model_kind`)."""
+    data = memoryview(bytearray(np.random.default_rng(0).bytes(size)))
+    data[:2] = b"\x28\x92"
+    return data
