@@ -19,6 +19,7 @@ _WHERE = {
     "launch": "gridkit.session",
     "connect": "gridkit.session",
     "Session": "gridkit.session",
+    "Grid": "gridkit.grid",
     "simulate": "gridkit.workers.simulate",
     "Run": "gridkit.run",
     "verify": "gridkit.run",
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # `as`: that a type checker takes them for public
     from gridkit import errors as errors
     from gridkit import options as options
     from gridkit.errors import GridkitError as GridkitError
+    from gridkit.grid import Grid as Grid
     from gridkit.plans.function import plan as plan
     from gridkit.plans.function import spec as spec
     from gridkit.plans.optim import SGD as SGD

@@ -15,6 +15,7 @@ from typing import Any, ParamSpec
 
 from gridkit.aio.accounts import Accounts
 from gridkit.aio.datasets import Datasets
+from gridkit.aio.grid import Grid as Grid
 from gridkit.aio.models import Models
 from gridkit.aio.nodes import Nodes
 from gridkit.aio.trainings import RunT, Trainings
