@@ -15,7 +15,7 @@ from gridkit.plans.engines.pytorch import checked, program
 from gridkit.plans.function import argument_names, result_tensors
 from gridkit.plans.model_form import arguments, check_model
 from gridkit.plans.plan import Plan
-from gridkit.plans.state import Held, copied, held_state
+from gridkit.plans.state import Held, held_state, sharing
 from gridkit.plans.tracing.build import Given, build
 from gridkit.plans.tracing.script import Script
 from gridkit.plans.tracing.trace import Spec
@@ -31,7 +31,8 @@ def model_plan(model: nn.Module, example: Any, *, name: str | None = None) -> Pl
     """Trace what a model computes in eval mode.
 
     The plan takes the state_dict's entries (roles "param" and "buffer") and the model's arguments (role "arg"), and
-    gives its results, bit-equal to ``model.eval()(*example)`` for any number of samples. The model is traced on a copy.
+    gives its results, bit-equal to ``model.eval()(*example)`` for any number of samples. No value of it is
+    read or changed.
 
     Args:
         model: any module whose operations are in the op table, also a TorchScript one, which is taken apart.
@@ -206,25 +207,23 @@ def _traced(model: nn.Module, example: Any, name: str | None) -> Traced:
     if not isinstance(model, nn.Module):
         raise UsageError(f"model is {type(model).__name__}, expected a torch.nn.Module")
     given = _example(example)
-    inside = copied(model).eval()
-    held = held_state(inside)
     called = name or str(getattr(model, "original_name", type(model).__name__))  # TorchScript keeps the class's name
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        try:
-            output = inside(*given)
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-            raise PlanError(f"the model can't take the example: {type(error).__name__}: {reason}") from error
-    result_tensors(output)
-    run = _Run(inside, held, len(given))
-    named = None if isinstance(inside, torch.jit.ScriptModule) else inside  # whose submodules messages can name
-    plan = build(called, run.run, [*run.state(), *_arguments(inside, given)], _results, _batch(given), named)
+    script = isinstance(model, torch.jit.ScriptModule)
+    inside = model if script else sharing(model).eval()
+    held = held_state(inside)
+    run = _Run(inside, held)
+    inputs = [*run.state(), *_arguments(inside, given)]
+    try:
+        plan = build(called, run.run, inputs, _results, _batch(given), None if script else inside)
+    except PlanError as error:
+        if error.hint is None:
+            raise PlanError(error.message, "look whether the example is what the model takes") from error
+        raise
     if plan.input("uniform") is not None:
         raise PlanError(
             "the model draws random numbers in eval mode too", "a served model gives everybody the same result"
         )
-    # The copy was for the trace: what is sent is the memory of the model itself
-    return plan, held_state(model)
+    return plan, held
 
 
 def _example(example: Any) -> list[torch.Tensor]:
@@ -257,8 +256,8 @@ def _results(count: int) -> list[tuple[str, str]]:
 class _Run:
     """One call of a model as a pure function of its state."""
 
-    def __init__(self, model: nn.Module, held: Mapping[str, Held], count: int) -> None:
-        self._model, self._held, self._count = model, held, count
+    def __init__(self, model: nn.Module, held: Mapping[str, Held]) -> None:
+        self._model, self._held = model, held
         tensors = {name: h.tensor for name, h in held.items()}
         self._script = Script(model, tensors) if isinstance(model, torch.jit.ScriptModule) else None
 

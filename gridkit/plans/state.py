@@ -32,6 +32,21 @@ def copied(model: torch.nn.Module) -> torch.nn.Module:
         raise PlanError(f"the model can't be copied, and tracing mustn't change it: {error}") from error
 
 
+def sharing(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy that has the model's own tensors, for code that gives it others and writes to none; however large it is.
+
+    Raises:
+        PlanError: the model can't be copied.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(tensor.device.type != "cpu" for tensor in tensors):
+        return copied(model)
+    try:
+        return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    except (TypeError, RuntimeError, copy.Error) as error:
+        raise PlanError(f"the model can't be copied, and tracing mustn't change it: {error}") from error
+
+
 def held_state(model: torch.nn.Module) -> dict[str, Held]:
     """The state_dict's entries, in order.
 
@@ -46,6 +61,8 @@ def held_state(model: torch.nn.Module) -> dict[str, Held]:
         tensor = entries.get(name)
         if tensor is None:
             raise PlanError(f"state_dict entry {name!r} is neither a parameter nor a buffer")
+        if torch.nn.parameter.is_lazy(tensor):
+            raise PlanError(f"{name!r} has no size yet: it belongs to a lazy module", "run the model once before")
         source = first.setdefault(id(tensor), name)
         if str(tensor.dtype).removeprefix("torch.") not in ITEM_SIZES:
             raise PlanError(f"{name!r} is {str(tensor.dtype).removeprefix('torch.')}, which a plan can't hold")

@@ -149,7 +149,7 @@ def test_plans_and_scripts_and_several_results(grids: SimpleNamespace) -> None:
         (nn.Linear(2, 2), {"example": torch.ones(1, 2)}, UsageError, "has no id"),
         (nn.Linear(2, 2), {"model_id": "x"}, UsageError, "traced"),
         ({}, {"model_id": "x"}, UsageError, "model is dict"),
-        (nn.Linear(2, 2), {"model_id": "x", "example": torch.ones(1, 3)}, PlanError, "can't take the example"),
+        (nn.Linear(2, 2), {"model_id": "x", "example": torch.ones(1, 3)}, PlanError, "same reduction dim"),
         (nn.Linear(2, 2), {"model_id": "x" * 201, "example": torch.ones(1, 2)}, NodeError, "model_id"),
     ],
 )

@@ -243,12 +243,22 @@ class Sorts(nn.Module):
         (Dict(), "gave dict, expected a tensor"),
         (Noise(), "random numbers"),
         (Sorts(), r"can't hold the operation aten.linalg_qr.*test_model.py:\d+: return torch.linalg.qr"),
-        (nn.Linear(2, 2), "can't take the example"),
+        (nn.Linear(2, 2), "same reduction dim"),
+        (nn.LazyLinear(2), "lazy module"),
     ],
 )
 def test_what_cannot_be_a_plan_is_told_with_its_line(model: nn.Module, message: str) -> None:
     with pytest.raises(PlanError, match=message):
         pack(model, torch.ones(2, 3))
+
+
+def test_tracing_copies_no_tensor() -> None:
+    model = nn.Sequential(nn.Linear(2000, 2000), nn.BatchNorm1d(2000), nn.Linear(2000, 3))
+    mine = {t.data_ptr() for t in model.state_dict().values()}
+    packed = pack(model, torch.ones(2, 2000))
+    lying = {np.frombuffer(part, np.uint8).ctypes.data for part in packed._parts}
+    assert mine <= lying
+    assert all(t.data_ptr() in mine for t in model.state_dict().values())
 
 
 @pytest.mark.parametrize("example", ["text", None, (), torch.zeros(0, 6), [torch.ones(2, 6), object()]])

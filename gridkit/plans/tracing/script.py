@@ -115,10 +115,10 @@ class _Part:
 
 
 class Script:
-    """A TorchScript module's `forward` as Python.
+    """A TorchScript module's `forward` as Python, in eval mode.
 
     Args:
-        module: in the mode in which it is to run.
+        module: stays as it is.
         tensors: its parameters and buffers, by name.
 
     Raises:
@@ -226,6 +226,8 @@ class Script:
         path = f"{part.path}{name}"
         if path in self._state:
             return self._state[path]
+        if name == "training":
+            return False
         value = getattr(part.module, name)
         return _Part(value, f"{path}.") if isinstance(value, torch.nn.Module) else self._own(value)
 
