@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from gridkit.errors import AccessError, ConflictError, ErrorCode, NodeError, NotFoundError
 from gridkit.node import intake
+from gridkit.node.audit import about
 from gridkit.node.messages_grid import HostModel, Page
 from gridkit.node.rights import Access, Principal
 from gridkit.node.runner import Runner
@@ -90,6 +91,7 @@ class Models:
             AccessError: a new version of somebody else's model.
             WireError, PlanError: what is wrong with the bytes; nothing of them was run.
         """
+        about(wish.model_id)
         self._access.allow(principal, "host-model")
         kind, inputs = await asyncio.to_thread(intake.check_model_bytes, draft)
         values = {
@@ -128,6 +130,7 @@ class Models:
 
     async def check_id(self, principal: Principal, wish: HostModel) -> None:
         """Before the bytes are looked at: raise what `host` would because of the id."""
+        about(wish.model_id)
         self._access.allow(principal, "host-model")
         await self._db.read(lambda c: self._next_version(c, principal, wish))
 
@@ -152,6 +155,7 @@ class Models:
             NotFoundError: there is none of this id.
             AccessError: it is somebody else's.
         """
+        about(model_id)
 
         def remove(c: sa.Connection) -> list[str]:
             found = c.execute(sa.select(models.c.owner).where(models.c.id == model_id)).first()

@@ -166,6 +166,30 @@ def test_an_id_that_exists_is_refused(node: NodeUnderTest, http: httpx.Client) -
     assert http.get("/get_model/a", headers=OCTETS).content == tiny_model(1.0)
 
 
+def upload(http: httpx.Client, data: bytes) -> str:
+    upload_id = http.post("/uploads", json={"size": len(data)}).json()["upload_id"]
+    half = len(data) // 2
+    for at, piece in ((0, data[:half]), (half, data[half:])):
+        assert http.patch(f"/uploads/{upload_id}", params={"offset": at}, content=piece).is_success
+    return str(upload_id)
+
+
+def test_host_what_was_uploaded_before(node: NodeUnderTest, http: httpx.Client) -> None:
+    """An upload is used up by a hosting, but not by one that is refused for its id."""
+    data = tiny_model(3.0)
+    serve(http, "a")
+    upload_id = upload(http, data)
+    for members in ({"model_id": "a"}, {}):
+        assert http.post("/serve-model/", json={"upload_id": upload_id, **members}).is_error
+    members = {"upload_id": upload_id, "model_id": "b", "allow_download": True}
+    assert http.post("/serve-model/", json=members).json()["message"] == "Model saved with id: b"
+    assert http.get("/get_model/b", headers=OCTETS).content == data
+    refused(http.post("/serve-model/", json={**members, "model_id": "c"}), 404, "NOT_FOUND")
+    message = {"type": "host-model", "model_id": "c", "upload_id": upload(http, data[:-1])}
+    told = talk(node, message, message)
+    assert [answer["code"] for answer in told] == ["MALFORMED", "NOT_FOUND"]
+
+
 # ---- download
 
 

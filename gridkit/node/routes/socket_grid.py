@@ -51,6 +51,7 @@ async def list_models(connection: Connection, _message: dict[str, Any]) -> dict[
 
 async def host_model(connection: Connection, message: dict[str, Any]) -> dict[str, Any]:
     wish = messages.parse(HostModel, message)
+    await connection.take(2 * len(wish.model or ""))
     return saved(await take_model(connection.service, connection.principal, wish))
 
 
