@@ -100,7 +100,7 @@ class WebsocketGridClient(ShortDir):
         self._listed_as = self if listed_as is None else listed_as
         host = f"[{self.host}]" if ":" in self.host else self.host
         self._place = host if self.port is None else f"{host}:{self.port}"
-        self._socket = GridSocket(f"{'wss' if self.secure else 'ws'}://{self._place}/", max_size=self._limit())
+        self._socket = GridSocket(f"{self.url}/", max_size=6 * max(chunk_size, TEXT_LIMIT))
         self._link = Link(f"{'https' if self.secure else 'http'}://{self._place}")
         self._models = ModelClient(self._link)
 
@@ -246,6 +246,7 @@ class WebsocketGridClient(ShortDir):
             answer = await self._forward_json_to_websocket_server_worker(message)
             self._return_bool_result(answer)
         else:
+            self._note("POST serve-model")
             with _refusals():
                 await self._models.host(packed, about, Progress(f"{model_id}, up"))
         return True
@@ -267,6 +268,7 @@ class WebsocketGridClient(ShortDir):
         given = Data.of(data).arrays
         packed = pack_tensors(given)
         if packed.size > TEXT_LIMIT:
+            self._note("POST run-inference")
             with _refusals():
                 found = await self._models.infer(str(model_id), given)
             return cast(torch.Tensor, Data("tensor", found[:1]).value())
@@ -307,6 +309,7 @@ class WebsocketGridClient(ShortDir):
             GridClientError: there is none, or it isn't for download.
             WireError: what came is no model.
         """
+        self._note("GET get_model")
         with _refusals():
             return await downloaded(self._models, str(model_id))
 
@@ -377,6 +380,7 @@ class WebsocketGridClient(ShortDir):
         """
         method = (request if isinstance(request, str) else request.__name__).upper()
         tries = max(1, N) if method in _REPEATED else 1
+        self._note(f"{method} {route}")
         for left in reversed(range(tries)):
             try:
                 response = await self._link.send(method, "/" + route.lstrip("/"), data=data)
@@ -401,6 +405,7 @@ class WebsocketGridClient(ShortDir):
         Args:
             data: texts, and files as ``(name, bytes, content type)``.
         """
+        self._note(f"POST {route}")
         form = Form(data or {})
         headers = {"prefer": "respond-async", **form.headers}
         response = await self._link.send("POST", "/" + route.lstrip("/"), content=form.pieces(), headers=headers)
@@ -431,9 +436,6 @@ class WebsocketGridClient(ShortDir):
             self.msg_history.append(line)
         if self.verbose:
             self._say(line)
-
-    def _limit(self) -> int:
-        return 6 * max(self._chunk_size, TEXT_LIMIT)
 
     def _closing(self) -> Callable[[], Any]:
         """What closes all that this client holds, without holding the client."""

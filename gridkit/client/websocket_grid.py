@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, overload
 from urllib.parse import urlsplit
 
 from gridkit.errors import ErrorCode, GridClientError, NodeUnreachable, UsageError
@@ -121,12 +121,10 @@ class GridSocket:
             )
         except InvalidStatus as error:
             status = error.response.status_code
-            kind: Literal[ErrorCode.UNAUTHENTICATED, ErrorCode.BUSY]
-            kind = ErrorCode.UNAUTHENTICATED if status in (401, 403) else ErrorCode.BUSY
             raise GridClientError(
                 f"the node at {self.url} refused the connection ({status})",
                 "check the token, and that nothing stands in between",
-                code=kind,
+                code=ErrorCode.UNAUTHENTICATED if status in (401, 403) else ErrorCode.BUSY,
                 status=status,
             ) from None
         except (OSError, TimeoutError, InvalidHandshake) as error:
