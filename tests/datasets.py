@@ -35,16 +35,18 @@ class Clients:
     """The node's owner, two data scientists, and nobody in particular."""
 
     def __init__(self, node: NodeUnderTest) -> None:
+        self._node = node
         self.owner = node.http()
         self.nobody = node.http(None)
-        made = {}
-        for name in ("alice", "bob"):
-            wish = {"name": name, "role": "data scientist", "password": f"{name}'s long password"}
-            answer = self.owner.post("/users", json=wish)
-            assert answer.is_success, answer.text
-            login = self.nobody.post("/users/login", json={"username": name, "password": wish["password"]})
-            made[name] = node.http(login.json()["token"])
-        self.alice, self.bob = made["alice"], made["bob"]
+        self.alice, self.bob = self.account("alice"), self.account("bob")
+
+    def account(self, name: str) -> httpx.Client:
+        """A new data scientist."""
+        wish = {"name": name, "role": "data scientist", "password": f"{name}'s long password"}
+        answer = self.owner.post("/users", json=wish)
+        assert answer.is_success, answer.text
+        login = self.nobody.post("/users/login", json={"username": name, "password": wish["password"]})
+        return self._node.http(login.json()["token"])
 
     def close(self) -> None:
         for http in (self.owner, self.nobody, self.alice, self.bob):

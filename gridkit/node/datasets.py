@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from gridkit.errors import AccessError, ConflictError, ErrorCode, NodeError, NotFoundError
 from gridkit.node import dataset_checks
+from gridkit.node.audit import about
 from gridkit.node.messages_datasets import PublishDataset
 from gridkit.node.messages_grid import Page
 from gridkit.node.rights import Access, Principal, Role
@@ -73,6 +74,7 @@ class Datasets:
             ConflictError: `ALREADY_EXISTS`, the id is taken.
             WireError: what is wrong with the bytes, or the mock sample isn't of the data's kind.
         """
+        about(wish.id)
         self._access.allow(principal, "publish-dataset")
         specs = await asyncio.to_thread(dataset_checks.check_dataset, data, mock, wish.kind, wish.columns)
         policy = dataset_checks.read_policy(wish.policy)
@@ -128,6 +130,8 @@ class Datasets:
             NotFoundError: there is none of this id that may be seen.
             AccessError: it is somebody else's.
         """
+
+        about(dataset_id)
 
         def remove(c: sa.Connection) -> list[str]:
             self._access.allow(principal, "delete-dataset")
@@ -215,6 +219,7 @@ class Datasets:
             AccessError: `NOT_ALLOWED`, the policy doesn't let this principal have the data.
             NotFoundError: no such data set, or none with a sample.
         """
+        about(dataset_id)
         self._access.allow(principal, "fetch-dataset")
 
         def look(c: sa.Connection) -> str:
@@ -248,7 +253,8 @@ class Datasets:
             NodeError: what `Runner.run_plan` raises.
         """
         self._access.allow(principal, "run-plan")
-        plan_id = hashlib.sha256(plan).hexdigest()
+        plan_id = (await asyncio.to_thread(hashlib.sha256, plan)).hexdigest()
+        about(f"{dataset_id}, plan {plan_id[:16]}")
 
         def look(c: sa.Connection) -> tuple[Any, str]:
             row = self._visible(c, principal, dataset_id)

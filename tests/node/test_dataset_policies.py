@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -176,3 +177,72 @@ def test_errors_of_a_run_do_not_tell_of_the_data(clients: Clients, published: Ca
     failed = run(clients.bob, id, plan)
     assert not failed.is_success
     assert not any(number in failed.text.replace("SHA-256", "") for number in ("2,", "5", "8", "11")), failed.text
+
+
+def test_a_range_of_the_data_is_as_private_as_the_data(clients: Clients, published: Callable[..., str]) -> None:
+    id = published(policy={"see": "anyone", "fetch": ["bob"]})
+    wish = {"range": "bytes=-12"}
+    last = clients.bob.get(path_of("dataset-data", id), headers=wish)
+    assert (last.status_code, last.content) == (206, X[-1].tobytes())
+    assert clients.nobody.get(path_of("dataset-data", id), headers=wish).status_code == 401
+
+
+def test_w18_who_got_at_data_and_who_did_not_is_written_down(clients: Clients, published: Callable[..., str]) -> None:
+    id = published(policy={"run": {plan_digest(SUM): "everyone"}})
+    with clients.account("carol") as carol:
+        run(carol, id, SUM)
+        run(carol, id, SAME)
+        carol.get(path_of("dataset-data", id))
+    clients.alice.get(path_of("dataset-data", id))
+    rows = [row for row in clients.owner.get("/audit").json()["rows"] if row["object"].startswith(id)]
+    assert [(row["who"], row["operation"], row["verdict"]) for row in rows] == [
+        ("alice", "publish-dataset", "done"),
+        ("carol", "run-plan", "done"),
+        ("carol", "run-plan", "NOT_ALLOWED"),
+        ("carol", "fetch-dataset", "NOT_ALLOWED"),
+        ("alice", "fetch-dataset", "done"),
+    ]
+    assert [plan_digest(plan)[:16] in row["object"] for plan, row in zip((SUM, SAME), rows[1:3], strict=True)] == [
+        True
+    ] * 2
+
+
+def test_scopes_of_a_token_come_before_the_policy(clients: Clients, node: NodeUnderTest) -> None:
+    """A key for browsing can't publish, delete or compute, also where its account could."""
+    assert publish(clients.alice, "scoped").status_code == 201
+    browse, compute = (
+        clients.alice.post("/tokens", json={"scopes": [scope]}).json()["token"] for scope in ("browse", "run")
+    )
+    with node.http(browse) as browsing, node.http(compute) as computing:
+        assert browsing.get(path_of("dataset-data", "scoped")).status_code == 200
+        row = browsing.get(path_of("datasets", "scoped")).json()
+        assert (row["may_fetch"], row["may_run"], row["plans"]) == (True, False, [])
+        assert code(run(browsing, "scoped", SUM)) == (403, "FORBIDDEN")
+        assert code(browsing.delete(path_of("datasets", "scoped"))) == (403, "FORBIDDEN")
+        assert code(computing.get(path_of("dataset-data", "scoped"))) == (403, "FORBIDDEN")
+        assert run(computing, "scoped", SUM).status_code == 200
+    assert clients.alice.delete(path_of("datasets", "scoped")).status_code == 200
+
+
+def test_anonymous_data_is_everybodys_only_under_open(tmp_path: Path) -> None:
+    """Without --open nobody in particular owns nothing, also what was published before."""
+    node = NodeUnderTest(tmp_path / "data", "--open")
+    try:
+        with node.http(None) as nobody, node.http() as owner:
+            assert publish(nobody, "found", tags=["#found"]).status_code == 201
+            assert publish(owner, "for accounts", policy={"run": {"any": "everyone"}}).status_code == 201
+            assert nobody.get("/dataset-tags").json() == ["#found"]
+            assert nobody.get(path_of("datasets", "for accounts")).status_code == 404
+            assert run(nobody, "for accounts", SUM).status_code == 404
+            assert read_tensors(run(nobody, "found", SAME).content)[0].shape == X.shape
+            assert owner.get(path_of("dataset-data", "found")).status_code == 200
+        assert node.terminate() == 0
+        node.arguments = ()
+        node.start()
+        with node.http(None) as nobody:
+            assert nobody.get("/dataset-tags").json() == []
+            assert nobody.get(path_of("dataset-data", "found")).status_code == 404
+            assert nobody.delete(path_of("datasets", "found")).status_code == 401
+            assert run(nobody, "found", SUM).status_code == 401
+    finally:
+        node.terminate()
