@@ -174,13 +174,14 @@ class Models:
     # -- looking
 
     async def ids(self, principal: Principal) -> list[str]:
-        """All ids, oldest first."""
+        """All ids; what was served last stands last."""
         self._access.allow(principal, "list-models")
         wanted = _NEWEST.with_only_columns(models.c.id, maintain_column_froms=True).order_by(versions.c.key)
         return list(await self._db.read(lambda c: c.execute(wanted).scalars().all()))
 
     async def page(self, principal: Principal, page: Page | None) -> tuple[list[dict[str, Any]], int]:
-        """Rows of models (the newest version of each), and how many pass the filter in all. None is all, oldest first.
+        """Rows of models (the newest version of each), and how many pass the filter in all. None is all of
+        them; what was served last stands last.
 
         Raises:
             NodeError: `BAD_REQUEST`, there is no such column to sort by.

@@ -139,12 +139,12 @@ async def copy_allowed(request: Request) -> Response:
 
 
 async def get_model(request: Request) -> Response:
-    """The bytes: as they are for who accepts only octets, else as text in JSON, and that of large ones in a form."""
+    """The bytes: as they are for who accepts octets, else as text in JSON, and that of large ones in a form."""
     wish = named(request)
-    begins = request.headers.get("range", "bytes=0-").startswith("bytes=0-")
-    file, row = await models_of(request).open(principal_of(request), wish.model_id, wish.version, counted=begins)
+    first = request.method == "GET" and request.headers.get("range", "bytes=0-").startswith("bytes=0-")
+    file, row = await models_of(request).open(principal_of(request), wish.model_id, wish.version, counted=first)
     headers = {"x-gridkit-version": str(row["version"])}
-    if request.headers.get("accept") == OCTETS:
+    if OCTETS in request.headers.get("accept", ""):
         return ranged_file_answer(request, file, row["digest"], headers)
     if row["size"] < MULTIPART_FROM:
         pieces, kind = _json_text(file), "application/json"
