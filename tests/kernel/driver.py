@@ -21,6 +21,7 @@ class Cell:
 
     text: str = ""  # stdout and stderr, in order of arrival
     result: str | None = None
+    shown: dict[str, list[str]] = field(default_factory=dict)  # what was displayed under each name, and updates of it
     error: str | None = None  # the exception's name
     traceback: str = ""
     reply: str | None = None  # "ok" | "error" | "aborted"
@@ -103,6 +104,9 @@ class Kernel:
                 cell.text += content["text"]
             case "execute_result":
                 cell.result = content["data"]["text/plain"]
+            case "display_data" | "update_display_data":
+                name = content["transient"].get("display_id", "")
+                cell.shown.setdefault(name, []).append(content["data"].get("text/plain", ""))
             case "error":
                 cell.error, cell.traceback = content["ename"], "\n".join(content["traceback"])
             case "execute_reply":
