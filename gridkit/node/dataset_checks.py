@@ -1,4 +1,4 @@
-"""What a node looks at before it takes a data set in, or has a plan computed on one. Blocking; called in threads."""
+"""What a node looks at before it takes a data set in, or gives results of one away. Blocking; called in threads."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from gridkit.errors import ErrorCode, NodeError, PlanError, UsageError, WireError
+from gridkit.errors import ErrorCode, NodeError, UsageError, WireError
 from gridkit.node.store.blobs import Draft
-from gridkit.plans.check import dry_run
-from gridkit.plans.form import decode
-from gridkit.plans.plan import Plan
-from gridkit.plans.table.shapes import Meta
 from gridkit.policy import Policy
 from gridkit.wire.foreign import HEAD, refuse_unsafe
 from gridkit.wire.safetensors import TensorFile, pack_tensors
@@ -66,45 +62,6 @@ def _specs(draft: Draft) -> list[TensorSpec]:
     if not tensors.specs:
         raise WireError("a data set has at least one tensor")
     return list(tensors.specs)
-
-
-def check_run(plan: bytes, data: Sequence[TensorSpec]) -> list[TensorSpec]:
-    """The results that a plan will give on data of these shapes, worked out without running it.
-
-    Args:
-        plan: GKP1 bytes, of a function.
-        data: its arguments, in order.
-
-    Raises:
-        PlanError: `BAD_PLAN`, or `BAD_INPUT` when it takes something else.
-    """
-    read = decode(plan)
-    if any(i.role not in ("arg", "uniform") for i in read.inputs) or any(o.role != "result" for o in read.outputs):
-        raise PlanError(f"plan {read.name!r} is no plan of a function", "make it with gk.plan")
-    values = dry_run(read, _batch(read, data))
-    metas = [values[output.id] for output in read.outputs]
-    return [TensorSpec(str(n), meta.dtype, tuple(meta.shape)) for n, meta in enumerate(metas) if isinstance(meta, Meta)]
-
-
-def _batch(plan: Plan, data: Sequence[TensorSpec]) -> int:
-    """The batch size, after a look at the arguments."""
-    wanted = [i for i in plan.inputs if i.role == "arg"]
-    if len(wanted) != len(data):
-        raise _bad_input(f"plan {plan.name!r} takes {len(wanted)} tensors, the data set has {len(data)}")
-    batches = (spec.shape[0] for i, spec in zip(wanted, data, strict=True) if i.shape[:1] == ("B",) and spec.shape)
-    batch = next(batches, 1)
-    for i, spec in zip(wanted, data, strict=True):
-        if (tuple(batch if s == "B" else s for s in i.shape), i.dtype) != (spec.shape, spec.dtype):
-            takes = f"{i.dtype}[{', '.join(map(str, i.shape))}]"
-            raise _bad_input(
-                f"plan {plan.name!r} takes {takes} for '{i.name}', the data set has {spec.dtype}{list(spec.shape)}"
-            )
-    return batch
-
-
-def _bad_input(message: str) -> PlanError:
-    hint = 'trace it for the data set\'s shapes; gk.spec("B", …) stands for any number of rows'
-    return PlanError(message, hint, code=ErrorCode.BAD_INPUT)
 
 
 def chosen(answer: bytes, expected: Sequence[TensorSpec], places: Sequence[int]) -> bytes:

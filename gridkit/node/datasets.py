@@ -29,6 +29,7 @@ from gridkit.node.store.tables import dataset as datasets
 from gridkit.node.store.tables import dataset_part as parts
 from gridkit.node.store.tables import dataset_reader as readers
 from gridkit.node.store.tables import dataset_tag as tags
+from gridkit.plans.function_form import results_of
 from gridkit.policy import ANY_PLAN, Policy
 from gridkit.wire.tensors import TensorSpec
 
@@ -267,7 +268,7 @@ class Datasets:
             return row, _parts(c, [dataset_id])[dataset_id]["data"]
 
         row, digest = await self._db.read(look)
-        results = await asyncio.to_thread(dataset_checks.check_run, plan, _specs(row))
+        results = await asyncio.to_thread(results_of, plan, _specs(row))
         places = list(range(len(results)))
         if not self._may_fetch(principal, row):
             policy = _policy(row)
