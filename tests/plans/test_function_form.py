@@ -56,10 +56,10 @@ def test_it_must_be_a_plan_of_a_function() -> None:
 
 
 def test_what_takes_too_much_is_refused_before_anything_is_allocated() -> None:
-    @gk.plan(args=[gk.spec("B")])
+    @gk.plan(args=[gk.spec("B", 1000)])
     def square(x: torch.Tensor) -> torch.Tensor:
-        return (x[:, None] * x).sum()
+        return (x[:, :, None] * x[:, None]).sum()
 
     with pytest.raises(PlanError) as error:
-        results_of(square.to_bytes(), [spec("float32", 1 << 20)])
+        results_of(square.to_bytes(), [spec("float32", 1 << 12, 1000)])
     assert error.value.code is ErrorCode.OUT_OF_MEMORY
