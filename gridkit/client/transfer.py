@@ -318,7 +318,7 @@ async def _threaded(link: Link, work: Callable[[_Wire], T]) -> T:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             wire.abort()
-            await asyncio.wait([future])
+            await asyncio.gather(future, return_exceptions=True)
             raise
 
 

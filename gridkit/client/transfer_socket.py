@@ -97,6 +97,7 @@ async def _opened(link: Link) -> AsyncIterator[ClientConnection]:
             compression=None,
             proxy=None,
             max_size=2 * PIECE,
+            close_timeout=1,
         ) as socket:
             yield socket
     except InvalidStatus as error:
