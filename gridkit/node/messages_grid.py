@@ -58,11 +58,24 @@ class Origin(Message):
     round: Annotated[int, Field(ge=0, lt=2**53)]
 
 
+Party = Annotated[list[Text], Field(min_length=2, max_length=2)]
+"""A node: its id, and its address"""
+
+
+class Parties(Message):
+    """Of an encrypted model: the nodes that hold its shares, and the one that provides random numbers to them."""
+
+    workers: Annotated[list[Party], Field(min_length=2, max_length=20)]
+    crypto_provider: Party
+
+
 class HostModel(Message):
     model_id: Id
     allow_download: Flag = False
     allow_remote_inference: Flag = False
     mpc: Flag = False
+    parties: Annotated[Parties | None, BeforeValidator(_json)] = None
+    """ours: with `mpc`"""
     new_version: Flag = False
     """ours: the id may exist already"""
     origin: Annotated[Origin | None, BeforeValidator(_json)] = None

@@ -103,6 +103,7 @@ class Models:
             "allow_download": wish.allow_download,
             "allow_remote_inference": wish.allow_remote_inference,
             "mpc": wish.mpc,
+            "parties": wish.parties.model_dump() if wish.parties and wish.mpc else None,
             "created_at": self._clock(),
             "uses": 0,
             "downloads": 0,
@@ -220,6 +221,18 @@ class Models:
         self._access.allow(principal, "list-models")
         await self._usage.write()
         return _shown(await self._row(model_id, version))
+
+    async def parties(self, principal: Principal, model_id: str) -> dict[str, Any]:
+        """The nodes that share an encrypted model: ``workers``, an [id, address] each, and ``crypto_provider``.
+
+        Raises:
+            NotFoundError: there is no model of this id, or it isn't an encrypted one.
+        """
+        self._access.allow(principal, "list-models")
+        found = (await self._row(model_id, None)).parties
+        if found is None:
+            raise _not_found(model_id)
+        return dict(found)
 
     # -- using
 

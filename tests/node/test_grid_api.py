@@ -74,6 +74,24 @@ def test_details(http: httpx.Client) -> None:
     refused(http.get("/models/a", params={"version": "x"}), 400, "BAD_REQUEST")
 
 
+def test_search_for_encrypted_models(http: httpx.Client) -> None:
+    parties = {"workers": [["a", "http://a:5000"], ["b", "http://b:5000"]], "crypto_provider": ["c", "http://c:5000"]}
+    serve(http, "shared", OPAQUE, mpc="True", parties=json.dumps(parties))
+    serve(http, "unnamed", OPAQUE, mpc="True")
+    serve(http, "clear")
+    for where in spellings("search-encrypted-models"):
+        answer = http.post(where, json={"model_id": "shared"})
+        assert (answer.status_code, answer.json()) == (200, parties)
+        for name in ("unnamed", "clear", "none"):
+            assert (
+                refused(http.post(where, json={"model_id": name}), 404, "NOT_FOUND")["error"] == "Model ID not found!"
+            )
+        for bad in (b"", b"{", b"[]", b'{"model": "shared"}', b'{"model_id": null}'):
+            assert refused(http.post(where, content=bad), 400, "BAD_REQUEST")["error"] == "Invalid payload format"
+    for lack in ({"workers": []}, {**parties, "workers": parties["workers"][:1]}, {**parties, "crypto_provider": "c"}):
+        refused(serve(http, "bad", OPAQUE, mpc="True", parties=json.dumps(lack)), 400, "BAD_REQUEST")
+
+
 # ---- host
 
 

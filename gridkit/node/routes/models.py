@@ -11,7 +11,7 @@ from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from gridkit.errors import ErrorCode, NodeError
+from gridkit.errors import ErrorCode, LimitError, NodeError, NotFoundError, WireError
 from gridkit.node import messages
 from gridkit.node.messages_grid import HostModel, ModelName, Page, RunInference, bytes_of, text_of
 from gridkit.node.models import Models
@@ -70,6 +70,20 @@ async def detailed_list(request: Request) -> Response:
 
 def _detailed(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "model_size": f"{row['size'] / 1000}KB"}
+
+
+async def search_encrypted(request: Request) -> Response:
+    """Which nodes share an encrypted model. The errors have the original's texts."""
+    try:
+        wish = messages.parse(ModelName, await members(request))
+    except (WireError, NodeError) as error:
+        if isinstance(error, LimitError):
+            raise
+        raise NodeError("Invalid payload format", error.message, code=ErrorCode.BAD_REQUEST, status=400) from None
+    try:
+        return JSONResponse(await models_of(request).parties(principal_of(request), wish.model_id))
+    except NotFoundError as error:
+        raise NotFoundError("Model ID not found!", error.hint, code=error.code, status=404) from None
 
 
 # ---- serving and deleting
@@ -212,6 +226,7 @@ ROUTES = [
     *spelled("/detailed-models-list", detailed_list, "list-models"),
     *spelled("/serve-model", serve_model, "host-model", ["POST"]),
     *spelled("/delete-model", delete_model, "delete-model", ["POST"]),
+    *spelled("/search-encrypted-models", search_encrypted, "list-models", ["POST"]),
     *spelled(f"/is-model-copy-allowed/{_ID}", copy_allowed, "download-model"),
     *spelled(f"/get-model/{_ID}", get_model, "download-model"),
     *spelled(f"/models/{_ID}", details, "list-models"),

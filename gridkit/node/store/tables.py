@@ -78,6 +78,7 @@ model_version = sa.Table(
     sa.Column("allow_download", sa.Boolean, nullable=False),
     sa.Column("allow_remote_inference", sa.Boolean, nullable=False),
     sa.Column("mpc", sa.Boolean, nullable=False),
+    sa.Column("parties", sa.JSON),  # of an encrypted model: {"workers": [[id, address], …], "crypto_provider": […]}
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("uses", sa.Integer, nullable=False),
     sa.Column("downloads", sa.Integer, nullable=False),

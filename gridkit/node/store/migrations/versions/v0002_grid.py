@@ -120,6 +120,7 @@ def upgrade() -> None:
         sa.Column("allow_download", sa.Boolean(), nullable=False),
         sa.Column("allow_remote_inference", sa.Boolean(), nullable=False),
         sa.Column("mpc", sa.Boolean(), nullable=False),
+        sa.Column("parties", sa.JSON(), nullable=True),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("uses", sa.Integer(), nullable=False),
         sa.Column("downloads", sa.Integer(), nullable=False),
