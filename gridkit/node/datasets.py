@@ -1,7 +1,7 @@
 """Data sets on a node: publish, list, search, fetch, compute on, delete; each as far as its policy lets.
 
 Who asks is who the node has authenticated, never a name in the request. To whoever may not see a data set it is as if
-it weren't there: lists leave it out, and asked for by its id it isn't found.
+it weren't there: lists leave it out, and asked for by its id it isn't found; only that its id is taken can be noticed.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -12,6 +14,7 @@ import torch
 import gridkit as gk
 from gridkit.errors import AccessError, ConflictError, ErrorCode, NotFoundError, UsageError
 from gridkit.listings import Datasets
+from gridkit.policy import plan_digest
 
 X = torch.arange(12.0).reshape(4, 3)
 FRAME = pd.DataFrame({"age": [40.0, 50.0, 60.0], "sick": [True, False, True]})
@@ -74,6 +77,21 @@ def test_a_plan_that_the_policy_does_not_name_is_refused(grids: SimpleNamespace)
         grids.bob.run_plan(everything, id)
     assert torch.equal(grids.ada.run_plan(everything, id), X)
     grids.ada.delete_dataset(id)
+
+
+def test_who_writes_the_same_plan_has_the_same_plan() -> None:
+    """Its bytes hold no place and no time: what ada allowed, bob can write himself."""
+    program = """
+import gridkit as gk
+from gridkit.policy import plan_digest
+@gk.plan(args=[gk.spec("B", 3)])
+def mean(x):
+    # written by somebody else
+    return x.mean(0)
+print(plan_digest(mean))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == plan_digest(mean), done.stderr
 
 
 def test_a_frame_is_columns(grids: SimpleNamespace) -> None:

@@ -76,7 +76,7 @@ async def run_plan(request: Request) -> Response:
     limit = limits_of(request).plan
     async with request.app.state.budget.take(declared_size(request, limit)):
         plan = await body(request, limit)
-        results = await service_of(request).datasets.run(principal_of(request), _id(request), plan)
+    results = await service_of(request).datasets.run(principal_of(request), _id(request), plan)
     return Response(results, media_type="application/octet-stream")
 
 
