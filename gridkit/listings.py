@@ -121,7 +121,10 @@ def with_times(frame: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     for column in filter(_is_moment, frame.columns):
-        frame[column] = pd.to_datetime(frame[column], unit="s", utc=True)
+        moments = pd.to_datetime(
+            frame[column], unit="s", utc=True, errors="coerce"
+        )  # not all that a node may say is one
+        frame[column] = moments.dt.round("us")
     return frame
 
 

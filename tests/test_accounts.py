@@ -60,7 +60,7 @@ def test_the_session_acts_as_who_logged_in(owner: gk.Session) -> None:
         assert grid.authenticate(ADA) is None
         assert "acts as ada" in repr(grid) and "acts as ada" in grid._repr_html_()
         assert grid.users == ["ada"]
-        with pytest.raises(AccessError, match="manage-users"):
+        with pytest.raises(AccessError, match="add-user"):
             grid.add_user("eve")
         model = mlp()
         hosted = grid.host_training(
@@ -148,6 +148,23 @@ def test_w17_no_secret_is_in_what_a_notebook_shows(owner: gk.Session, ada: gk.Se
     for secret in (token.secret, token.secret[-20:], token_of_login, ADA["password"], owner._core._embedded.token):
         assert secret not in text
     assert token.id in text
+
+
+def test_the_audit_log_is_a_frame_for_the_owner(owner: gk.Session, ada: gk.Session) -> None:
+    owner.add_user("dora")
+    owner.remove_user("dora")
+    with pytest.raises(AccessError):
+        ada.add_user("eve")
+    log = owner.audit()
+    assert str(log["time"].dt.tz) == "UTC" and log["time"].is_monotonic_increasing
+    done = log[log["object"] == "dora"]
+    assert list(done["who"]) == ["owner", "owner"] and set(done["verdict"]) == {"done"}
+    refused = log[(log["verdict"] == "FORBIDDEN") & (log["who"] == "ada")].iloc[-1]
+    assert (refused["role"], refused["suppressed"], refused["lost"]) == ("data scientist", 0, 0)
+    assert ADA["password"] not in log.to_csv()
+    assert len(owner.audit(limit=2)) == 2
+    with pytest.raises(AccessError, match="read-audit"):
+        ada.audit()
 
 
 def test_the_terminal_is_asked_where_there_are_no_widgets(ada: gk.Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from gridkit.errors import UsageError
@@ -35,6 +36,8 @@ def test_a_listing_as_a_table_has_times_and_obeys_nobody() -> None:
     users = Users(ROWS, "http://node")
     frame = users.to_frame()
     assert list(frame["name"]) == ["ada", MARKUP] and str(frame["created_at"].dt.tz) == "UTC"
+    odd = Users([{"name": "a", "created_at": 1.1}, {"name": "b", "created_at": 1e300}, {"name": "c"}], "").to_frame()
+    assert odd["created_at"].iloc[0] == pd.Timestamp("1970-01-01T00:00:01.100Z") and odd["created_at"].isna().sum() == 2
     html = users._repr_html_()
     assert "2 users on http://node" in html and "<img" not in html and "2023-11-14" in html and "yes" in html
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from gridkit.widgets.login import LoginForm
 
+_AUDIT = "time who role token address operation object verdict why suppressed lost"
+
 
 class Accounts(Base):
     """What a session does with its node's accounts."""
@@ -154,12 +156,13 @@ class Accounts(Base):
             limit: so many rows at most.
 
         Returns:
-            A row each: time (UTC), who, address, operation, object, verdict.
+            A row each: time (UTC), who, role, token (its id), address, operation, object, verdict ("done", or the
+            error's code) and why; `suppressed` counts rows like it, and `lost` any, that aren't there.
         """
         import pandas as pd
 
-        columns = ["time", "who", "address", "operation", "object", "verdict"]
-        return with_times(pd.DataFrame(await self._accounts.audit(limit), columns=columns))
+        rows = [{"suppressed": 0, "lost": 0, **row} for row in await self._accounts.audit(limit)]
+        return with_times(pd.DataFrame(rows, columns=_AUDIT.split()))
 
     async def _log_in(self, login: Login) -> str:
         """The name of the account that the session acts as now."""

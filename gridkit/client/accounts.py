@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from gridkit.client import credentials
 from gridkit.client.credentials import Login
 from gridkit.client.link import Link
+from gridkit.client.paths import path_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +76,10 @@ class AccountClient:
         await self._link.json("POST", "/users", json=wish)
 
     async def remove_user(self, name: str) -> None:
-        await self._link.json("DELETE", f"/users/{quote(name, safe='')}")
+        await self._link.json("DELETE", path_of("users", name))
 
     async def set_password(self, name: str, password: str) -> None:
-        await self._link.json("PUT", f"/users/{quote(name, safe='')}/password", json={"password": password})
+        await self._link.json("PUT", f"{path_of('users', name)}/password", json={"password": password})
 
     async def tokens(self) -> list[dict[str, Any]]:
         return list((await self._link.json("GET", "/tokens"))["tokens"])
@@ -92,7 +92,7 @@ class AccountClient:
         return self._token(await self._link.json("POST", "/tokens", json=sent))
 
     async def revoke_token(self, token_id: str) -> None:
-        await self._link.json("DELETE", f"/tokens/{quote(token_id, safe='')}")
+        await self._link.json("DELETE", path_of("tokens", token_id))
 
     async def audit(self, limit: int) -> list[dict[str, Any]]:
         return list((await self._link.json("GET", "/audit", params={"limit": limit}))["rows"])

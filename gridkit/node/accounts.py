@@ -87,6 +87,7 @@ class Accounts:
         Raises:
             NotFoundError: there is none.
         """
+        about(name)
         self._access.allow(principal, "remove-user")
 
         def delete(c: sa.Connection) -> list[str]:
@@ -103,6 +104,7 @@ class Accounts:
         Raises:
             NotFoundError: there is no such account.
         """
+        about(name)
         self._access.allow(principal, "set-password", owner=name)
         kept = await self._passwords.hash(wish.password)
 
@@ -166,6 +168,7 @@ class Accounts:
         Raises:
             NotFoundError: there is no such token.
         """
+        about(token_id)
         self._access.allow(principal, "revoke-token")
 
         def delete(c: sa.Connection) -> None:
