@@ -186,9 +186,8 @@ class WebsocketGridClient(ShortDir):
         if not user:
             raise GridClientError("Invalid user.", code=ErrorCode.UNAUTHENTICATED, status=401)
         if isinstance(user, Mapping) and isinstance(user.get("token"), str):
-            self._use(user["token"])
-            await self._socket.close()  # the next handshake carries it
-            await self.get_node_id()
+            await self._socket.act_as(user["token"])
+            self._link.use(user["token"])
             return
         try:
             login = login_of(user)
@@ -424,11 +423,8 @@ class WebsocketGridClient(ShortDir):
                 token = await AccountClient(self._link).login(login)
             except NotFoundError:
                 return
-        self._use(token.secret)
-
-    def _use(self, token: str) -> None:
-        self._socket.token = token
-        self._link.use(token)
+        self._socket.token = token.secret
+        self._link.use(token.secret)
 
     def _note(self, what: str) -> None:
         line = f"{self} <- {what}"

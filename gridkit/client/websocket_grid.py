@@ -101,6 +101,23 @@ class GridSocket:
             raise GridClientError(f"{self.url} answered a binary message with text: {answer[:200]}")
         return answer
 
+    async def act_as(self, token: str) -> None:
+        """Open a socket anew, with this token; if that is refused, nothing changes.
+
+        Raises:
+            NodeUnreachable: nobody is there.
+            GridClientError: the handshake was refused.
+        """
+        async with self._turn:
+            former, self.token, self._socket = (self.token, self._socket), token, None
+            try:
+                await self._open()
+            except BaseException:
+                self.token, self._socket = former
+                raise
+            if former[1] is not None:
+                await former[1].close()
+
     async def close(self) -> None:
         """Close the socket. Asking again opens another."""
         socket, self._socket = self._socket, None

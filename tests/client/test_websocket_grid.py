@@ -116,20 +116,22 @@ def test_answers_of_another_kind_are_refused() -> None:
 def test_the_token_goes_with_the_handshake_and_a_refusal_is_told() -> None:
     seen = []
 
-    def look(_connection: ServerConnection, request: Request) -> Response | None:
+    def look(connection: ServerConnection, request: Request) -> Response | None:
         seen.append(request.headers.get("authorization"))
-        return _connection.respond(403, "no\n") if len(seen) > 1 else None
+        return connection.respond(403, "no\n") if seen[-1] == "Bearer wrong-token" else None
 
     async def talk(client: GridSocket) -> None:
         await client.ask({})
-        await client.close()
-        client.token = "secret-token"
+        await client.act_as("secret-token")
         with pytest.raises(GridClientError, match="403") as caught:
-            await client.ask({})
-        assert "secret-token" not in f"{caught.value}{client!r}"
+            await client.act_as("wrong-token")
+        assert "token" not in f"{caught.value.message}{client!r}"
+        assert await client.ask({"n": 1}) == {"n": 1} and client.token == "secret-token"
+        await client.close()
+        await client.ask({})
 
     with_server(echo, talk, process_request=look)
-    assert seen == [None, "Bearer secret-token"]
+    assert seen == [None, "Bearer secret-token", "Bearer wrong-token", "Bearer secret-token"]
 
 
 def test_nobody_there() -> None:
