@@ -354,5 +354,5 @@ def _failed(message: str) -> NodeError:
 
 
 def _timed_out(seconds: float) -> NodeError:
-    hint = "give it fewer samples at a time, or start the node with more run_seconds"
+    hint = "give it fewer samples at a time, or start the node with a larger --limit run_seconds=…"
     return NodeError(f"the computation took longer than {seconds:g} s", hint, code=ErrorCode.TIMED_OUT, status=504)

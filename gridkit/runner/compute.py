@@ -168,7 +168,7 @@ def _tensor(source: TensorFile, place: int, spec: TensorSpec) -> torch.Tensor:
 
 def out_of_memory(what: str) -> PlanError:
     """The error of a computation that asks for more memory than there is."""
-    hint = "give it fewer samples at a time, or start the node with more run_memory"
+    hint = "give it fewer samples at a time, or start the node with a larger --limit run_memory=…"
     return PlanError(f"{what} needs more memory than the runner may take", hint, code=ErrorCode.OUT_OF_MEMORY)
 
 
