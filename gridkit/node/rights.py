@@ -67,7 +67,7 @@ class Rule:
         open: anonymous clients of the old protocols have it too under ``--open``.
         own: it is a right to one's own objects only; the role owner has it to everybody's.
         others: with `own`, further roles that have it to everybody's.
-        changes: it changes something, so that doing it leaves a row in the audit log.
+        changes: it changes something (what is there, or who knows it), so that doing it leaves a row in the audit log.
     """
 
     roles: frozenset[Role]

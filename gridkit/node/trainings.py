@@ -126,7 +126,7 @@ class Trainings:
 
     async def issue_token(self, principal: Principal, wish: messages.IssueToken) -> str:
         """A worker token for a hosted process, perhaps bound to a slot and a label."""
-        about(f"{wish.name} {wish.version or ''}")
+        about(f"{wish.name} {wish.version or ''}".rstrip())
         self.access.allow(principal, "issue-token")
         process = await self.rounds.named(wish.name, wish.version)
         self.access.allow(principal, "issue-token", owner=process.owner)
@@ -138,7 +138,7 @@ class Trainings:
         """Give a worker its identity: a random id, which is also its right to ask for work in this process."""
         if wish.auth_token is not None:
             principal = await self.access.principal(wish.auth_token)
-        about(f"{wish.model_name} {wish.model_version or ''}")
+        about(f"{wish.model_name} {wish.model_version or ''}".rstrip())
         self.access.allow(principal, "enrol")
         process = await self.rounds.named(wish.model_name, wish.model_version)
         self.access.allow(principal, "enrol", owner=process.owner, process=process.id)
@@ -384,9 +384,9 @@ class Trainings:
     async def rows(self, principal: Principal, after: int, run: str | None) -> AsyncIterator[list[dict[str, Any]]]:
         """Published rows after `seq` number `after`, in batches, as they come; an empty batch every 15 s of silence.
         Rows of one's own trainings; the role owner has them all."""
+        self.access.allow(principal, "observe")
         owner = _whose(principal)
-        while not self.rounds.closing:
-            self.access.allow(principal, "observe")
+        while not self.rounds.closing and self.access.may(principal, "observe"):  # it may end meanwhile
             news = self.rounds.news
             batch = await self._db.read(lambda c, after=after: read_rows(c, after, run, owner))  # type: ignore[misc]
             if batch:
@@ -399,7 +399,7 @@ class Trainings:
 
     async def stop(self, principal: Principal, wish: messages.Stop) -> dict[str, Any]:
         """Stop a training after this round, or at once."""
-        about(f"{wish.name} {wish.version or ''}")
+        about(f"{wish.name} {wish.version or ''}".rstrip())
         self.access.allow(principal, "stop")
         process = await self.rounds.named(wish.name, wish.version)
         self.access.allow(principal, "stop", owner=process.owner)
