@@ -1,7 +1,9 @@
-"""A shelf in memory that computes what a node would."""
+"""A shelf in memory that computes what a node would, and a node whose shelves are full."""
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -10,6 +12,7 @@ from typing import Any
 import torch
 
 from gridkit.widgets.shelf import Kind, Page, Row
+from tests.support import NodeUnderTest, tiny_model
 
 
 def model(id: str, at: int = 0, **more: Any) -> dict[str, Any]:
@@ -107,3 +110,29 @@ class MemoryShelf:
 
         threading.Thread(target=work, daemon=True).start()
         return future
+
+
+def serve_many(node: NodeUnderTest, count: int) -> None:
+    """Serve `count` models: one over HTTP, and the others as rows beside it, with the same bytes.
+
+    Named "model 00001" and so on, each a second older than the one before; every hundredth is bob's and "rare".
+    """
+    with node.http() as http:
+        form = {"model_id": "model 00000", "allow_download": "True", "allow_remote_inference": "True"}
+        served = http.post("/serve-model/", data=form, files={"model": ("model", tiny_model())})
+        assert served.status_code == 200, served.text
+    node.terminate()
+    with contextlib.closing(sqlite3.connect(node.data / "grid.db")) as database, database:
+        columns = [name for _, name, *_ in database.execute("PRAGMA table_info(model_version)") if name != "key"]
+        (first,) = database.execute(f"SELECT {', '.join(columns)} FROM model_version")
+        row = dict(zip(columns, first, strict=True))
+        for number in range(1, count):
+            rare = number % 100 == 0
+            name = f"{'rare' if rare else 'model'} {number:05}"
+            more = {**row, "model": name, "created_at": row["created_at"] - number, "uses": number}
+            database.execute("INSERT INTO model VALUES (?, ?, 1)", (name, "bob" if rare else "owner"))
+            database.execute(
+                f"INSERT INTO model_version ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",
+                [more[column] for column in columns],
+            )
+    node.start()

@@ -21,10 +21,8 @@ from gridkit.widgets import shelf as shelves
 from gridkit.widgets import trial, words
 from gridkit.widgets.form import WIDE, Form, namespace, wide
 from gridkit.widgets.html import Html, joined, tag
-from gridkit.widgets.shelf import ORDERS, Kind, Order, Page, Row, Shelf
+from gridkit.widgets.shelf import ORDERS, PAGE, Kind, Order, Page, Row, Shelf
 
-PAGE = 20
-"""rows"""
 _ROW = "font-family:var(--jp-code-font-family, monospace);font-size:var(--jp-code-font-size, 13px)"
 _EMPTY = {
     "models": "No model is served on this node yet: grid.serve_model(…) serves one.",
@@ -90,15 +88,15 @@ class Browser(Form):
         self.list.add_class("gridkit-rows")
         self.previous_button = _button("Previous", "chevron-left", "The page before")
         self.next_button = _button("Next", "chevron-right", "The page after")
-        self.number = W.BoundedIntText(1, 1, 1, description="Page", layout=W.Layout(width="9em"))
-        self.number.style.description_width = "3em"
+        self.number = _number("Page", 1)
+        self.row = _number("Row", 0)  # JupyterLab keeps the arrow keys of a list for itself, not those of a number
         self.position = W.HTML()
         self.details = W.HTML()
         self.download_button = _button("Download", "download", "Fetch it into this notebook")
         self.delete_button = _button("Delete …", "trash", "Delete it from the node; you are asked first")
         self.cancel_button = _button("Cancel", "times", "Wait no longer for what is under way")
         self.cancel_button.disabled = True
-        self.input = W.Combobox(description="Input", style=WIDE, layout=wide(), continuous_update=False)
+        self.input = W.Combobox(description="Input", style=WIDE, layout=wide())
         self.input.tooltip = "Nested lists, or the names of arrays of this notebook"
         self.run_button = _button("Run", "play", "Run the model on the node with this input")
         self.trial = W.HBox([self.input, self.run_button], layout=_wrapped())
@@ -112,7 +110,9 @@ class Browser(Form):
                 W.HBox([self.kind, self.refresh_button], layout=_wrapped()),
                 W.HBox([self.filter, self.order], layout=_wrapped()),
                 W.VBox([self.head, self.list]),
-                W.HBox([self.previous_button, self.next_button, self.number, self.position], layout=_wrapped()),
+                W.HBox(
+                    [self.previous_button, self.next_button, self.number, self.row, self.position], layout=_wrapped()
+                ),
                 self.details,
                 W.HBox([self.download_button, self.delete_button, self.cancel_button], layout=_wrapped()),
                 self.confirm,
@@ -125,6 +125,7 @@ class Browser(Form):
         self.order.observe(self._on(lambda: self.look(order=self.order.value, offset=0)), "value")
         self.number.observe(self._on(lambda: self.look(offset=(self.number.value - 1) * PAGE)), "value")
         self.list.observe(self._on(self._row_chosen), "value")
+        self.row.observe(self._on(self._row_typed), "value")
         for button, act in (
             (self.refresh_button, self.look),
             (self.previous_button, lambda: self._turn(-1)),
@@ -233,6 +234,7 @@ class Browser(Form):
             self.number.max = pages
             self.number.value = min(pages, wish.offset // PAGE + 1)
         self.position.value = tag("span", self._where(), role="status", aria_live="polite")
+        self.row.max = len(page.rows)
         self.previous_button.disabled = wish.offset == 0
         self.next_button.disabled = wish.offset + PAGE >= page.total
         self._filling = False
@@ -248,10 +250,16 @@ class Browser(Form):
     def _row_chosen(self) -> None:
         self._show_row(next((row for row in self._page.rows if row["id"] == self.list.value), None))
 
+    def _row_typed(self) -> None:
+        self.list.index = self.row.value - 1 if self.row.value else None
+
     def _show_row(self, row: Row | None) -> None:
         key = None if row is None else (self._shown.kind, row["id"])
         other = key != self._key
         self._row, self._key = row, key
+        self._filling = True
+        self.row.value = 0 if row is None else self._page.rows.index(row) + 1
+        self._filling = False
         model = self._shown.kind == "models"
         if row is None:
             self.details.value = (
@@ -419,6 +427,12 @@ class Browser(Form):
 
 def _button(text: str, icon: str, tooltip: str, style: str = "") -> W.Button:
     return W.Button(description=text, icon=icon, tooltip=tooltip, button_style=style, layout=W.Layout(width="auto"))
+
+
+def _number(text: str, value: int) -> W.BoundedIntText:
+    return W.BoundedIntText(
+        value, value, value, description=text, style={"description_width": "3em"}, layout=W.Layout(width="8.5em")
+    )
 
 
 def _wrapped() -> W.Layout:

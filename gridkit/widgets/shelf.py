@@ -13,6 +13,8 @@ from gridkit.widgets.html import Html, card, lines, table
 Kind = Literal["models", "datasets"]
 Row = Mapping[str, Any]
 
+PAGE = 20
+"""rows"""
 _TEXT = 2_000  # characters of a description
 _NAMES = 50  # tags, columns, inputs that are named
 

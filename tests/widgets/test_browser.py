@@ -13,8 +13,8 @@ import torch
 from gridkit.errors import AccessError, NodeUnreachable
 from gridkit.widgets import browser as browsers
 from gridkit.widgets import words
-from gridkit.widgets.browser import PAGE, Browser
-from gridkit.widgets.shelf import Page
+from gridkit.widgets.browser import Browser
+from gridkit.widgets.shelf import PAGE, Page
 from tests.shelf import MemoryShelf, dataset, model
 from tests.support import wait_for
 
@@ -179,6 +179,23 @@ def test_what_is_chosen_stays_so_while_it_is_there(shelf: MemoryShelf) -> None:
     browser.filter.value = "l 003"
     until(lambda: len(names(browser)) == 10, "another page")
     assert browser.selected is None and browser.list.value is None
+
+
+def test_a_row_is_chosen_by_its_number_too(shelf: MemoryShelf) -> None:
+    browser = browse(shelf)
+    assert (browser.row.value, browser.row.max) == (0, PAGE)
+    browser.row.value = 2
+    assert browser.selected == browser.list.value == "model 0043"
+    browser.row.value = 3
+    assert browser.selected == browser.list.value == "model 0042"
+    browser.list.value = "model 0040"
+    assert browser.row.value == 5
+    browser.row.value = 0
+    assert browser.selected is None and browser.list.value is None
+    browser.number.value = 3
+    until(lambda: "41 to 45" in browser.position.value, "the last page")
+    assert (browser.row.value, browser.row.max) == (0, 5)
+    assert len(shelf.asked) == 1
 
 
 @pytest.mark.parametrize(("mock", "may_fetch"), [(True, False), (False, True)])
@@ -377,7 +394,7 @@ def test_every_control_has_a_name_for_screen_readers(shelf: MemoryShelf) -> None
             yield part
 
     nameless = [c for c in controls(browser) if not (c.description or getattr(c, "tooltip", None) or len(c.options))]
-    assert nameless == [] and len(list(controls(browser))) == 15
+    assert nameless == [] and len(list(controls(browser))) == 16
 
 
 def test_its_twin_says_the_same_as_text_and_as_a_table(shelf: MemoryShelf) -> None:
