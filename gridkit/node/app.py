@@ -49,6 +49,9 @@ from gridkit.node.trainings import Trainings
 from gridkit.node.uploads import Uploads
 from gridkit.node.watch import Watch
 
+OPEN = """WARNING: this node was started with --open. Every program and every user of this machine can, without a token:
+WARNING: list, download, run, host and delete models and data sets that are nobody's, and host and join trainings."""
+
 
 def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Service]:
     """The ASGI app over its service. Nothing is started yet."""
@@ -196,7 +199,7 @@ async def _announce(server: Server, settings: NodeSettings, listening: socket.so
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     print(f"gridkit node ready at {scheme}://{host}:{listening.getsockname()[1]}", flush=True)
     if settings.open:
-        print("anonymous clients are welcome (--open): anyone on this machine can host and train", file=sys.stderr)
+        print(OPEN, file=sys.stderr, flush=True)
 
 
 def _end_with_parent(server: Server) -> None:

@@ -153,8 +153,8 @@ def test_w18_changes_leave_rows(node: NodeUnderTest) -> None:
         assert hosted.status_code == 200
         serve(http, "mlp")
         http.post("/model-centric/stop", json={"name": "digits"})
-        http.delete("mlp")
-        owner.delete("ana")
+        http.delete("/models/mlp")
+        owner.delete("/users/ana")
     seen = {
         operation: [(row["who"], row["object"]) for row in rows_of(node, operation) if row["verdict"] == "done"][-1]
         for operation in ("add-user", "create-token", "host-training", "stop", "delete-model", "remove-user")

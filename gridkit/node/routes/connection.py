@@ -78,7 +78,7 @@ class Strangers:
             yield
             return
         if len(self._here) >= self._limits.strangers:
-            raise LimitError("too many sockets haven't authenticated", code=ErrorCode.TOO_MANY, status=503)
+            raise LimitError("too many sockets haven't authenticated", code=ErrorCode.TOO_MANY, status=429)
         self._here.add(connection)
         try:
             async with asyncio.timeout(self._limits.stranger_seconds) as deadline:
