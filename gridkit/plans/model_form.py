@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from gridkit.errors import PlanError
 from gridkit.plans.check import DEFAULT_BUDGET, dry_run, holds
 from gridkit.plans.form import decode
-from gridkit.plans.plan import Input, Plan
+from gridkit.plans.plan import Guard, Input, Plan
 from gridkit.wire.model import ModelFile
 from gridkit.wire.tensors import TensorSpec
 
 _SMALL = range(1, 65)
+_TRIED = 200
+"""batch sizes that are tried to find one that a plan takes"""
 
 
 def check_model(file: ModelFile, budget: int = DEFAULT_BUDGET) -> Plan:
@@ -50,8 +54,19 @@ def arguments(plan: Plan) -> tuple[Input, ...]:
 
 
 def smallest_batch(plan: Plan) -> int:
-    """The smallest batch size under which the plan's guards hold; 1 where none up to 64 is."""
-    return next((size for size in _SMALL if all(holds(guard, size) for guard in plan.guards)), 1)
+    """The smallest batch size that the plan's guards let through, of small ones and of the numbers in the guards; 1 if
+    there is none of these."""
+    named = {number + more for guard in plan.guards for number in _numbers(guard) for more in (0, 1)}
+    sizes = [*_SMALL, *sorted(number for number in named if _SMALL.stop <= number < 1 << 32)]
+    return next((size for size in sizes[:_TRIED] if all(holds(guard, size) for guard in plan.guards)), 1)
+
+
+def _numbers(guard: Guard) -> Iterator[int]:
+    if isinstance(guard, int):
+        yield guard
+    elif isinstance(guard, tuple):
+        for part in guard[1:]:
+            yield from _numbers(part)
 
 
 def _text(spec: TensorSpec) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -17,7 +18,7 @@ from torch import nn
 import gridkit as gk
 from gridkit.errors import PlanError, UsageError, WireError
 from gridkit.plans.model import Model, PlanModule, model_plan, pack, unpack
-from gridkit.plans.model_form import check_model
+from gridkit.plans.model_form import check_model, smallest_batch
 from gridkit.wire.model import ModelFile, pack_model
 from gridkit.wire.safetensors import Packed
 from tests.plans.layers import ATTENTION, BATCH_NORM, DROPOUT, EMBEDDING
@@ -327,6 +328,16 @@ def test_a_plan_that_asks_for_too_much_is_refused_before_it_runs() -> None:
     check_model(file, budget=1000)
     with pytest.raises(PlanError, match="100 are allowed"):
         check_model(file, budget=100)
+
+
+@pytest.mark.parametrize(
+    ("guard", "size"), [(("ge", "B", 100), 100), (("gt", "B", 100), 101), (("eq", ("mod", "B", 70), 0), 70), ("B", 1)]
+)
+def test_a_model_is_tried_with_a_batch_that_it_takes(guard: Any, size: int) -> None:
+    plan, state = parts()
+    picky = dataclasses.replace(plan, guards=(guard,))
+    assert smallest_batch(picky) == size
+    checked(picky, state)
 
 
 @pytest.mark.parametrize("name", ["forward", "_parameters", "a..b", "__class__", "training", ".", "a.forward.b"])
