@@ -72,6 +72,11 @@ def test_search_without_a_query_is_400(clients: Clients, body: bytes) -> None:
     assert clients.bob.post("/search", content=body).status_code == 400
 
 
+def test_search_without_the_member_query_is_answered_as_documented(clients: Clients) -> None:
+    answer = clients.bob.post("/search", json={"tag": "#xray"})
+    assert (answer.status_code, answer.json()) == (400, {})
+
+
 @pytest.mark.parametrize(
     "item", ["%", "_", "%xray%", "#xra_", "' OR 1=1 --", '" OR ""="', "\\", "#xray' --", "x' UNION SELECT 1 --", "1"]
 )

@@ -88,7 +88,10 @@ async def tags(request: Request) -> Response:
 async def search(request: Request) -> Response:
     """The original's answer is `content`: whether anything matches; ours says what. The media type isn't looked at."""
     raw = await body(request, limits_of(request).message_before_auth)
-    wish = messages.parse(Search, messages.parse_json(raw))
+    told = messages.parse_json(raw)
+    if "query" not in told:
+        return JSONResponse({}, 400)  # as documented
+    wish = messages.parse(Search, told)
     rows = await service_of(request).datasets.search(principal_of(request), wish.query)
     return JSONResponse({"content": bool(rows), "datasets": rows})
 
