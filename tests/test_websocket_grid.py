@@ -103,6 +103,9 @@ def test_constructing_connects_and_takes_the_nodes_id(open_node: NodeUnderTest) 
         client._update_node_reference("third")
     client.close()
     assert client.models == []  # asking opens it again
+    with pytest.raises(NodeUnreachable, match="no answer"):
+        gk.WebsocketGridClient(hook, "http://127.0.0.1:1")
+    assert hook.local_worker._known_workers == {}
 
 
 @pytest.mark.parametrize("limit", [websocket_grid.TEXT_LIMIT, 100], ids=["by message", "in pieces"])
@@ -187,6 +190,18 @@ def test_what_is_wrong_here_is_a_value_error_and_nothing_is_sent(client: gk.Webs
     with pytest.raises(UsageError):
         client.run_remote_inference("a", "text")
     assert client.models == []
+
+
+def test_a_prediction_that_is_none_is_an_error(client: gk.WebsocketGridClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    for told in ({"prediction": "text"}, {"prediction": [[1], [1, 2]]}, {"prediction": [1.0], "shape": [2]}):
+
+        async def ask(_message: Any, told: Any = told) -> dict[str, Any]:
+            return {"success": True, **told}
+
+        monkeypatch.setattr(client._core._socket, "ask", ask)
+        with pytest.raises(GridClientError, match="something else than a tensor"):
+            client.run_remote_inference("m", X)
+    monkeypatch.undo()
 
 
 def test_return_bool_result(client: gk.WebsocketGridClient) -> None:
@@ -284,7 +299,9 @@ def test_who_logged_in_owns_what_they_serve(
         assert user == ADA  # the original adds to it
         assert ada.credentials == {"username": "ada"} and ada.id == f"ada_{ada.node_id}"
         ada.serve_model(net(), "adas", True, True, example=X)
-        ada.close()  # the next socket is ada's as well
+        ada.close()
+        ada.connect()  # the next socket is ada's as well
+        assert ada.id == f"ada_{ada.node_id}"
         assert torch.equal(ada.run_remote_inference("adas", X), net()(X))
         with gk.WebsocketGridClient(None, closed_node.url) as bob:
             bob.authenticate({"username": "bob", "password": "bobs own password"})

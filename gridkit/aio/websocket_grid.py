@@ -20,7 +20,7 @@ from gridkit.client.websocket_grid import GridSocket, parse_address
 from gridkit.errors import ErrorCode, GridClientError, NodeError, NodeUnreachable, NotFoundError, UsageError
 from gridkit.plans.plan import Plan
 from gridkit.widgets.progress import Progress
-from gridkit.wire.safetensors import Packed, pack_tensors
+from gridkit.wire.safetensors import DTYPES, Packed, pack_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -133,10 +133,11 @@ class WebsocketGridClient(ShortDir):
             NodeUnreachable: nobody answers there.
             GridClientError: the node refuses.
         """
+        self.node_id = await self.get_node_id()
         if self._known is not None:
             self._known[self.id] = self._listed_as
-        self.node_id = await self.get_node_id()
-        self._update_node_reference(self.node_id)
+        if self.credentials is None:
+            self._update_node_reference(self.node_id)
         auth, self._auth = self._auth, None  # it may hold a password
         if auth is not None:
             await self.authenticate(auth)
@@ -275,9 +276,12 @@ class WebsocketGridClient(ShortDir):
         message["data"] = packed.tobytes().decode(ENCODING)
         answer = await self._forward_json_to_websocket_server_worker(message)
         values = self._return_bool_result(answer, "prediction")
-        dtype, shape = answer.get("dtype"), answer.get("shape")  # gridkit's nodes tell them
-        result = torch.tensor(values, dtype=getattr(torch, dtype) if dtype else None)
-        return result if shape is None else result.reshape(shape)
+        dtype, shape = str(answer.get("dtype")), answer.get("shape")  # gridkit's nodes tell them
+        try:
+            result = torch.tensor(values, dtype=getattr(torch, dtype) if dtype in DTYPES.values() else None)
+            return result if shape is None else result.reshape(shape)
+        except (TypeError, ValueError, RuntimeError):
+            raise GridClientError(f"{self.url} answered an inference with something else than a tensor") from None
 
     async def models(self) -> list[str]:
         """The ids of the models on the node."""

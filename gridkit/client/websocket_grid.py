@@ -65,7 +65,7 @@ class GridSocket:
         text = await self.exchange(json.dumps(message, ensure_ascii=False))
         try:
             answer = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
             raise GridClientError(f"{self.url} answered '{message.get('type')}' with something else than a JSON object")

@@ -99,12 +99,12 @@ def test_an_answer_that_is_too_large_is_not_taken() -> None:
 
 def test_answers_of_another_kind_are_refused() -> None:
     async def answers(connection: ServerConnection) -> None:
-        for answer in ("[1]", "not json", "text"):
+        for answer in ("[1]", "not json", "[" * 100_000, "text"):
             await connection.recv()
             await connection.send(answer)
 
     async def talk(client: GridSocket) -> None:
-        for _ in range(2):
+        for _ in range(3):
             with pytest.raises(GridClientError, match="JSON object"):
                 await client.ask({"type": "x"})
         with pytest.raises(RuntimeError, match="with text"):

@@ -103,7 +103,13 @@ def test_tls_is_verified(tmp_path: Path) -> None:
         assert node.url.startswith("https://")
         with pytest.raises(gk.errors.NodeUnreachable, match="certificate verify failed"):
             gk.connect(node.url, token=TOKEN)
-        script = f"import gridkit as gk; print(list(gk.connect({node.url!r}, token={TOKEN!r}).runs))"
+        with pytest.raises(gk.errors.NodeUnreachable, match="certificate verify failed"):
+            gk.WebsocketGridClient(None, node.url, auth={"token": TOKEN})
+        script = (
+            f"import gridkit as gk; url, token = {node.url!r}, {TOKEN!r}; "
+            "client = gk.WebsocketGridClient(None, url, auth={'token': token}); "
+            "print(list(gk.connect(url, token=token).runs), client.url.split(':')[0], client.models)"
+        )
         done = subprocess.run(
             [sys.executable, "-c", script],
             capture_output=True,
@@ -111,6 +117,6 @@ def test_tls_is_verified(tmp_path: Path) -> None:
             timeout=60,
             env={**os.environ, "SSL_CERT_FILE": str(certificate)},
         )
-        assert done.stdout == "[]\n", done.stderr
+        assert done.stdout == "[] wss []\n", done.stderr
     finally:
         node.terminate()
