@@ -49,7 +49,8 @@ def impatient() -> Iterator[None]:
 
 
 _AGAIN = {502, 503, 504, 507}
-"""statuses of a node that is starting, ending, or short of room: worth another try to whoever is patient"""
+"""statuses of a node that is starting, ending, or short of room: worth another try to whoever is patient, as is an
+answer that says when (`Retry-After`)"""
 
 
 class Link:
@@ -121,7 +122,7 @@ class Link:
             except NodeUnreachable as error:
                 failure: Exception = error
             else:
-                if response.status_code not in _AGAIN:
+                if response.status_code not in _AGAIN and "retry-after" not in response.headers:
                     if self._in_trouble:
                         self._in_trouble = False
                         self._say(f"the node at {self.url} answers again")

@@ -11,6 +11,7 @@ import httpx
 import pytest
 import websockets
 
+from gridkit.client.link import Link
 from gridkit.errors import LimitError
 from gridkit.node import rates
 from gridkit.node.passwords import AT_A_TIME, Passwords
@@ -198,6 +199,25 @@ def test_anonymous_clients_have_a_bucket_an_address(tmp_path: Path) -> None:
 
         seen = asyncio.run(messages())
         assert seen[0] == "alive" and seen[-1] == "TOO_MANY"
+    finally:
+        node.terminate()
+
+
+def test_a_patient_link_comes_again_when_it_may(tmp_path: Path) -> None:
+    node = NodeUnderTest(tmp_path / "data", "--limit", "anonymous_rate=10")
+
+    async def ask(patience: float) -> None:
+        link = Link(node.url, patience=patience)
+        try:
+            for _ in range(60):
+                assert (await link.json("GET", "/status"))["status"] == "ok"
+        finally:
+            await link.close()
+
+    try:
+        with pytest.raises(LimitError, match="too many requests"):
+            asyncio.run(ask(0.0))
+        asyncio.run(ask(30.0))
     finally:
         node.terminate()
 
