@@ -20,12 +20,20 @@ def blocks(language: str) -> list[str]:
 
 
 def test_ten_lines_train(tmp_path: Path) -> None:
-    (code,) = blocks("python")
+    code, _ = blocks("python")
     assert len([line for line in code.splitlines() if line]) == 10
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=100)
     assert done.returncode == 0, done.stderr
     losses = [float(line.split()[1]) for line in done.stdout.splitlines() if re.match(r"\d+ ", line)]
     assert len(losses) == 10 and losses[-1] < losses[0] / 2
+    assert done.stderr == ""
+
+
+def test_the_example_of_models_and_data_runs(tmp_path: Path) -> None:
+    _, code = blocks("python")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"\['patients'\] tensor\(\[.*\]\) True\n", done.stdout)
     assert done.stderr == ""
 
 
