@@ -232,6 +232,35 @@ def test_w12_every_message_for_every_credential(world: World) -> None:
     assert wrong == []
 
 
+OPEN = {"enrol", "retrieve-model", "host-training", "list-peers", "connect-node", "list-models", "download-model"}
+OPEN |= {"run-inference", "host-model", "upload", "replace-model", "delete-model", "run-plan", "publish-dataset"}
+OPEN |= {"delete-dataset"}
+"""what --open opens: the old protocols, and nothing of accounts, tokens and other people's trainings"""
+
+
+def test_w12_what_open_opens(tmp_path: Path) -> None:
+    assert {operation for operation, rule in RULES.items() if rule.open} == OPEN
+    node = NodeUnderTest(tmp_path / "data", "--open", "--limit", "wrong_rate=1000")
+    wrong = []
+    try:
+        with node.http() as owner, node.http(None) as nobody:
+            for method, path, operation in all_routes(tmp_path):
+                with nobody.stream(method, path.replace("{", "").replace("}", "")) as answer:
+                    if (answer.status_code == 401) is (operation in OPEN or ANYBODY in RIGHTS[operation][0]):
+                        wrong.append((method, path, answer.status_code))
+            assert wrong == []
+            assert serve(owner, "the owner's").status_code == 200 and serve(nobody, "nobody's").status_code == 200
+            refused = [
+                nobody.delete(path_of("models", "the owner's")),
+                serve(nobody, "the owner's", new_version="True"),
+            ]
+            assert [answer.status_code for answer in refused] == [403, 403]
+            assert nobody.delete(path_of("models", "nobody's")).status_code == 200
+            assert owner.get("/models/").json()["models"] == ["the owner's"]
+    finally:
+        node.terminate()
+
+
 # -- one's own and another's object
 
 Try = Callable[[World, httpx.Client, str], httpx.Response]
