@@ -296,9 +296,10 @@ class Browser(Form):
     def download(self) -> None:
         """What the Download button does."""
         kind, row = self._shown.kind, self._row
-        if row is not None:
-            name = words.plain(row["id"])
-            self._act(f"downloading {name}", lambda: self._shelf.download(kind, row), lambda got: self._got(name, got))
+        if row is None:
+            return
+        name, doing = words.plain(row["id"]), f"downloading {shelves.name_and_size(row)}"
+        self._act(doing, lambda: self._shelf.download(kind, row), lambda result: self._got(name, result))
 
     def _got(self, name: str, result: Any) -> None:
         self.result = result

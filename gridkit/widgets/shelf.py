@@ -162,6 +162,11 @@ def row_card(kind: Kind, row: Row) -> Html:
     return card(words.plain(row["id"]), _model(row) if kind == "models" else _dataset(row))
 
 
+def name_and_size(row: Row) -> str:
+    """Such as "digits, 20.3 kB"."""
+    return f"{words.plain(row['id'])}, {_size(row)}"
+
+
 def _model(row: Row) -> dict[str, object]:
     facts: dict[str, object] = {
         "version": _version(row),
