@@ -140,14 +140,19 @@ class Sender:
 
     def pieces(self, offset: int) -> Iterator[bytes | memoryview]:
         """From `offset` on, at most a MiB each; small tensors go together. What goes again isn't hashed again."""
-        for piece in _joined(self._source.pieces(offset, PIECE)):
-            end = offset + len(piece)
-            if end > self._hashed:
-                self._hash.update(memoryview(piece)[self._hashed - offset :])
-                self._hashed = end
-            yield piece
-            offset = end
-            self._told(offset, self.size)
+        with ThreadPoolExecutor(1, "gridkit-transfer") as behind:  # hashes a piece while it goes
+            for piece in _joined(self._source.pieces(offset, PIECE)):
+                hashing = behind.submit(self._take, piece, offset)
+                yield piece
+                hashing.result()
+                offset += len(piece)
+                self._told(offset, self.size)
+
+    def _take(self, piece: bytes | memoryview, offset: int) -> None:
+        end = offset + len(piece)
+        if end > self._hashed:
+            self._hash.update(memoryview(piece)[self._hashed - offset :])
+            self._hashed = end
 
     def compare(self, digest: str) -> None:
         """Pass if this is the digest of all that went."""
