@@ -98,9 +98,9 @@ class Models(Listing):
 
 
 class Datasets(Listing):
-    """The data sets on a node that whoever asked may see."""
+    """The datasets on a node that whoever asked may see."""
 
-    _what = "data set"
+    _what = "dataset"
     _columns = ("id", "owner", "tags", "description", "rows", "size", "created_at", "mock", "may_fetch", "may_run")
 
 

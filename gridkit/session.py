@@ -152,12 +152,12 @@ class Session(cells.ShortDir):
 
     @property
     def datasets(self) -> Datasets:
-        """The data sets on the node that you may see: a list of ids that shows what is known of each."""
+        """The datasets on the node that you may see: a list of ids that shows what is known of each."""
         return BRIDGE.sync(self._core.datasets())
 
     @property
     def dataset_tags(self) -> list[str]:
-        """The tags of all data sets that you may see."""
+        """The tags of all datasets that you may see."""
         return BRIDGE.sync(self._core.dataset_tags())
 
     @property

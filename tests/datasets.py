@@ -1,4 +1,4 @@
-"""What the tests of data sets on a node share: four clients, small plans, the requests by hand."""
+"""What the tests of datasets on a node share: four clients, small plans, the requests by hand."""
 
 from __future__ import annotations
 

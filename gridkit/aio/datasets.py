@@ -1,4 +1,4 @@
-"""Data sets: published on the node under a policy, found, computed on there, fetched, deleted."""
+"""Datasets: published on the node under a policy, found, computed on there, fetched, deleted."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 
 
 class Datasets(Base):
-    """What a session does with its node's data sets."""
+    """What a session does with its node's datasets."""
 
     def __init__(self, link: Link, *, node: NodeProcess | None = None, pool: Pool | None = None) -> None:
         super().__init__(link, node=node, pool=pool)
         self._datasets = DatasetClient(link)
 
     async def datasets(self) -> Listed:
-        """The data sets on the node that you may see, oldest first: a list of ids that shows what is known of each."""
+        """The datasets on the node that you may see, oldest first: a list of ids that shows what is known of each."""
         return Listed(await self._datasets.rows(), self.url)
 
     async def dataset_tags(self) -> list[str]:
-        """The tags of all data sets that you may see."""
+        """The tags of all datasets that you may see."""
         return await self._datasets.tags()
 
     async def search(self, query: str | Sequence[str]) -> Listed:
-        """The data sets that match.
+        """The datasets that match.
 
         Args:
             query: an id, a tag, or a part of a description, upper and lower case being different; of several, all
@@ -74,7 +74,7 @@ class Datasets(Base):
             description: what it is.
             policy: who may see it, fetch it, and run which plans on it; see `gridkit.Policy`. By default everyone with
                 an account sees that it is there, and nobody but you gets at it.
-            mock: invented data of the same form, with any number of rows, for all who may see the data set: to write
+            mock: invented data of the same form, with any number of rows, for all who may see the dataset: to write
                 and try plans with.
 
         Returns:
@@ -109,17 +109,17 @@ class Datasets(Base):
         return dataset_id
 
     async def run_plan(self, plan: Plan, dataset_id: str) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """Compute a plan on a data set, on the node; what its policy lets out comes back.
+        """Compute a plan on a dataset, on the node; what its policy lets out comes back.
 
         Args:
-            plan: of a function (`gridkit.plan`) of the data set's tensors or columns, in order.
+            plan: of a function (`gridkit.plan`) of the dataset's tensors or columns, in order.
             dataset_id: see ``grid.datasets``.
 
         Returns:
             The result, or a tuple of them.
 
         Raises:
-            NotFoundError: there is no such data set that you may see.
+            NotFoundError: there is no such dataset that you may see.
             AccessError: its policy doesn't let you run this plan, or gives less away than the plan asks for.
             NodeError: the plan doesn't fit the data, or the computation failed.
 
@@ -140,13 +140,13 @@ class Datasets(Base):
     async def fetch_dataset(
         self, dataset_id: str, *, mock: bool = False
     ) -> torch.Tensor | tuple[torch.Tensor, ...] | pd.DataFrame:
-        """The data itself, if the policy lets you have it; with `mock` the sample, for all who see the data set.
+        """The data itself, if the policy lets you have it; with `mock` the sample, for all who see the dataset.
 
         Returns:
             What was published: a tensor, a tuple of them, or a DataFrame.
 
         Raises:
-            NotFoundError: there is no such data set that you may see, or it has no sample.
+            NotFoundError: there is no such dataset that you may see, or it has no sample.
             AccessError: its policy doesn't let you fetch it.
         """
         row = await self._datasets.details(dataset_id)
@@ -155,7 +155,7 @@ class Datasets(Base):
             return await asyncio.to_thread(_opened, file, row)
 
     async def delete_dataset(self, dataset_id: str) -> bool:
-        """Delete a data set of yours.
+        """Delete a dataset of yours.
 
         Returns:
             True.

@@ -1,4 +1,4 @@
-"""What a session does with a node's data sets, as calls over its `Link`."""
+"""What a session does with a node's datasets, as calls over its `Link`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PAGE = 1000
 
 
 class DatasetClient:
-    """The data sets of a node, as far as their policies show them to whoever asks."""
+    """The datasets of a node, as far as their policies show them to whoever asks."""
 
     def __init__(self, link: Link) -> None:
         self.link = link
@@ -43,7 +43,7 @@ class DatasetClient:
         return list(answer["datasets"]), int(answer["total"])
 
     async def details(self, dataset_id: str) -> dict[str, Any]:
-        """One data set's row.
+        """One dataset's row.
 
         Raises:
             NotFoundError: there is none that may be seen.
@@ -62,7 +62,7 @@ class DatasetClient:
     async def publish(
         self, dataset_id: str, packed: Packed, mock: Packed | None, wish: dict[str, Any], told: Told
     ) -> None:
-        """Send a data set's bytes, and have them published.
+        """Send a dataset's bytes, and have them published.
 
         Args:
             packed, mock: safetensors with the keys "0", "1", ….
@@ -78,7 +78,7 @@ class DatasetClient:
         await self.link.json("PUT", path_of("datasets", dataset_id), json=wish)
 
     async def fetch(self, dataset_id: str, to: BinaryIO, told: Told, *, mock: bool = False) -> None:
-        """The bytes of a data set, or of its mock sample, into a file, verified by their digest.
+        """The bytes of a dataset, or of its mock sample, into a file, verified by their digest.
 
         Raises:
             NotFoundError: there is none that may be seen, or it has no sample.
@@ -87,7 +87,7 @@ class DatasetClient:
         await download(self.link, path_of("dataset-mock" if mock else "dataset-data", dataset_id), to, told)
 
     async def run(self, dataset_id: str, plan: bytes) -> list[Array]:
-        """What a plan computes on a data set, on the node.
+        """What a plan computes on a dataset, on the node.
 
         Raises:
             NotFoundError: there is none that may be seen.
@@ -101,7 +101,7 @@ class DatasetClient:
         return read_tensors(response.content)
 
     async def delete(self, dataset_id: str) -> None:
-        """Delete a data set and its mock sample.
+        """Delete a dataset and its mock sample.
 
         Raises:
             NotFoundError: there is none that may be seen.

@@ -50,7 +50,7 @@ from gridkit.node.uploads import Uploads
 from gridkit.node.watch import Watch
 
 OPEN = """WARNING: this node was started with --open. Every program and every user of this machine can, without a token:
-WARNING: list, download, run, host and delete models and data sets that are nobody's, and host and join trainings."""
+WARNING: list, download, run, host and delete models and datasets that are nobody's, and host and join trainings."""
 
 
 def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Service]:

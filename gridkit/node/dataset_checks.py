@@ -1,4 +1,4 @@
-"""What a node looks at before it takes a data set in, or gives results of one away. Blocking; called in threads."""
+"""What a node looks at before it takes a dataset in, or gives results of one away. Blocking; called in threads."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _specs(draft: Draft) -> list[TensorSpec]:
         tensors = TensorFile(file)
     tensors.check_numbered()
     if not tensors.specs:
-        raise WireError("a data set has at least one tensor")
+        raise WireError("a dataset has at least one tensor")
     return list(tensors.specs)
 
 

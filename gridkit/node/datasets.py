@@ -1,6 +1,6 @@
-"""Data sets on a node: publish, list, search, fetch, compute on, delete; each as far as its policy lets.
+"""Datasets on a node: publish, list, search, fetch, compute on, delete; each as far as its policy lets.
 
-Who asks is who the node has authenticated, never a name in the request. To whoever may not see a data set it is as if
+Who asks is who the node has authenticated, never a name in the request. To whoever may not see a dataset it is as if
 it weren't there: lists leave it out, and asked for by its id it isn't found; only that its id is taken can be noticed.
 """
 
@@ -42,7 +42,7 @@ _MEMBERS = (Role.OWNER, Role.SCIENTIST)
 
 
 class Datasets:
-    """The data sets of one node.
+    """The datasets of one node.
 
     Args:
         clock: seconds since 1970.
@@ -60,13 +60,13 @@ class Datasets:
     # -- publishing
 
     def draft(self) -> Draft:
-        """Where a route puts the bytes of a data set as they come."""
+        """Where a route puts the bytes of a dataset as they come."""
         return self._blobs.draft()
 
     async def publish(
         self, principal: Principal, wish: PublishDataset, data: Draft, mock: Draft | None
     ) -> dict[str, Any]:
-        """Take a data set in. The drafts hold safetensors with the keys "0", "1", …; the caller discards them.
+        """Take a dataset in. The drafts hold safetensors with the keys "0", "1", …; the caller discards them.
 
         Returns:
             Its row, as `details` gives it.
@@ -98,7 +98,7 @@ class Datasets:
         def insert(c: sa.Connection) -> dict[str, Any]:
             if c.execute(sa.select(datasets.c.id).where(datasets.c.id == wish.id)).first() is not None:
                 raise ConflictError(
-                    f"a data set is called '{wish.id}' already",
+                    f"a dataset is called '{wish.id}' already",
                     "publish it under another id, or delete that one first",
                     code=ErrorCode.ALREADY_EXISTS,
                     status=409,
@@ -125,7 +125,7 @@ class Datasets:
             raise
 
     async def delete(self, principal: Principal, dataset_id: str) -> None:
-        """Delete a data set and its mock sample.
+        """Delete a dataset and its mock sample.
 
         Raises:
             NotFoundError: there is none of this id that may be seen.
@@ -157,7 +157,7 @@ class Datasets:
         self._access.allow(principal, "list-datasets")
         if page.sort not in _SORTS:
             raise NodeError(
-                f"data sets can't be sorted by '{page.sort}'",
+                f"datasets can't be sorted by '{page.sort}'",
                 f"sort by one of {', '.join(_SORTS)}",
                 code=ErrorCode.BAD_REQUEST,
                 status=400,
@@ -179,7 +179,7 @@ class Datasets:
         return await self._db.read(read)
 
     async def details(self, principal: Principal, dataset_id: str) -> dict[str, Any]:
-        """One data set's row.
+        """One dataset's row.
 
         ``id, owner, tags, description``; ``kind`` ("tensor", "tensors" or "frame"), ``tensors`` ([{name, dtype,
         shape}]), ``columns`` (of a frame) or ``shape`` and ``dtype`` (of a tensor), ``rows, size`` (bytes),
@@ -190,14 +190,14 @@ class Datasets:
         return await self._db.read(lambda c: self._shown(c, principal, [self._visible(c, principal, dataset_id)])[0])
 
     async def tags(self, principal: Principal) -> list[str]:
-        """The tags of all data sets that the principal may see."""
+        """The tags of all datasets that the principal may see."""
         self._access.allow(principal, "list-datasets")
         wanted = sa.select(tags.c.tag).distinct().join(datasets, datasets.c.id == tags.c.dataset)
         wanted = wanted.where(self._may_see(principal)).order_by(tags.c.tag)
         return list(await self._db.read(lambda c: c.execute(wanted).scalars().all()))
 
     async def search(self, principal: Principal, items: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows of the data sets that match every item, as the original matches: the item is the id, one of the tags,
+        """Rows of the datasets that match every item, as the original matches: the item is the id, one of the tags,
         or a part of the description, upper and lower case being different. At most `FOUND`, oldest first."""
         self._access.allow(principal, "list-datasets")
         wanted = sa.select(datasets).where(self._may_see(principal)).order_by(datasets.c.created_at, datasets.c.id)
@@ -212,13 +212,13 @@ class Datasets:
     # -- using
 
     async def open(self, principal: Principal, dataset_id: str, *, mock: bool = False) -> tuple[BinaryIO, str]:
-        """The data (or the mock sample, for all who see the data set) as safetensors, and the bytes' SHA-256.
+        """The data (or the mock sample, for all who see the dataset) as safetensors, and the bytes' SHA-256.
 
         The caller closes it.
 
         Raises:
             AccessError: `NOT_ALLOWED`, the policy doesn't let this principal have the data.
-            NotFoundError: no such data set, or none with a sample.
+            NotFoundError: no such dataset, or none with a sample.
         """
         about(dataset_id)
         self._access.allow(principal, "fetch-dataset")
@@ -228,29 +228,29 @@ class Datasets:
             found = dict(_parts(c, [dataset_id])[dataset_id])
             if mock:
                 if "mock" not in found:
-                    raise _not_found(f"data set '{dataset_id}' has no mock sample")
+                    raise _not_found(f"dataset '{dataset_id}' has no mock sample")
                 return found["mock"]
             if not self._may_fetch(principal, row):
                 told = "run_plan computes on it, as far as the policy lets"
                 hint = f"mock=True fetches its sample; {told}" if "mock" in found else told
-                raise _refused(principal, f"the policy of data set '{dataset_id}' doesn't let you fetch it", hint)
+                raise _refused(principal, f"the policy of dataset '{dataset_id}' doesn't let you fetch it", hint)
             return found["data"]
 
         digest = await self._db.read(look)
         return await asyncio.to_thread(self._open, dataset_id, digest), digest
 
     async def run(self, principal: Principal, dataset_id: str, plan: bytes) -> bytes:
-        """What a plan computes on a data set, in the runner, as far as the policy lets it out.
+        """What a plan computes on a dataset, in the runner, as far as the policy lets it out.
 
         Args:
-            plan: GKP1 bytes; the data set's tensors are its arguments, in order.
+            plan: GKP1 bytes; the dataset's tensors are its arguments, in order.
 
         Returns:
             Safetensors with the keys "0", "1", …: the results that get out, in order.
 
         Raises:
             AccessError: `NOT_ALLOWED`: not this plan, or more comes of it than may get out. Nothing was run.
-            PlanError: `BAD_INPUT`: the plan takes something else than the data set has.
+            PlanError: `BAD_INPUT`: the plan takes something else than the dataset has.
             NodeError: what `Runner.run_plan` raises.
         """
         self._access.allow(principal, "run-plan")
@@ -262,7 +262,7 @@ class Datasets:
             if not self._may_fetch(principal, row) and not _policy(row).may_run(plan_id, _name(principal)):
                 raise _refused(
                     principal,
-                    f"the policy of data set '{dataset_id}' doesn't let you run this plan (SHA-256 {plan_id[:16]}…)",
+                    f"the policy of dataset '{dataset_id}' doesn't let you run this plan (SHA-256 {plan_id[:16]}…)",
                     "grid.datasets[id]['plans'] lists those that you may run; its owner can allow others",
                 )
             return row, _parts(c, [dataset_id])[dataset_id]["data"]
@@ -277,7 +277,7 @@ class Datasets:
             if not places or (policy.max_values is not None and values > policy.max_values):
                 raise _refused(
                     principal,
-                    f"the plan would give {values:,} values of {len(places)} results away; the policy of data set "
+                    f"the plan would give {values:,} values of {len(places)} results away; the policy of dataset "
                     f"'{dataset_id}' lets out {policy.bounds}",
                     "let the plan give less, such as a mean instead of every sample",
                 )
@@ -304,11 +304,11 @@ class Datasets:
     def _visible(self, c: sa.Connection, principal: Principal, dataset_id: str) -> Any:
         row = c.execute(sa.select(datasets).where(datasets.c.id == dataset_id, self._may_see(principal))).first()
         if row is None:
-            raise _not_found(f"there is no data set '{dataset_id}' that you may see")
+            raise _not_found(f"there is no dataset '{dataset_id}' that you may see")
         return row
 
     def _owns(self, principal: Principal, owner: str) -> bool:
-        """Whether a data set of this owner is the principal's: who could delete it with a token of all scopes."""
+        """Whether a dataset of this owner is the principal's: who could delete it with a token of all scopes."""
         return self._passes(replace(principal, scopes=None), "delete-dataset", owner)
 
     def _passes(self, principal: Principal, operation: str, owner: str | None = None) -> bool:
@@ -363,7 +363,7 @@ class Datasets:
         try:
             return self._blobs.open(digest)
         except FileNotFoundError:  # deleted since the row was read
-            raise _not_found(f"there is no data set '{dataset_id}' that you may see") from None
+            raise _not_found(f"there is no dataset '{dataset_id}' that you may see") from None
 
 
 def _name(principal: Principal) -> str | None:
@@ -380,7 +380,7 @@ def _specs(row: Any) -> list[TensorSpec]:
 
 
 def _parts(c: sa.Connection, ids: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Of each data set the digests of its data and, if it has one, its mock sample."""
+    """Of each dataset the digests of its data and, if it has one, its mock sample."""
     found: dict[str, dict[str, str]] = {id: {} for id in ids}
     for part in c.execute(sa.select(parts).where(parts.c.dataset.in_(ids))):
         found[part.dataset][part.part] = part.digest

@@ -1,4 +1,4 @@
-"""What the routes of data sets are sent, checked as in `messages`."""
+"""What the routes of datasets are sent, checked as in `messages`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the grid's own API (models, data sets) is sent, over HTTP and in messages, checked as in `messages`.
+"""What the grid's own API (models, datasets) is sent, over HTTP and in messages, checked as in `messages`.
 
 Members come as JSON, or all as text (forms and queries); the original's clients send flags as the texts "True" and
 "False" and ids as text or numbers.

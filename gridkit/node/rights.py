@@ -116,7 +116,7 @@ RULES: dict[str, Rule] = {
     "upload": Rule(_MEMBERS, "host", open=True),  # each its own ones only: to others they don't exist
     "replace-model": Rule(_MEMBERS, "host", open=True, own=True),  # a new version under an id that exists
     "delete-model": Rule(_MEMBERS, "host", open=True, own=True, changes=True),
-    # data sets: beside this, each one's policy says who may what
+    # datasets: beside this, each one's policy says who may what
     "list-datasets": Rule(_EVERYBODY, "browse"),
     "fetch-dataset": Rule(_EVERYBODY, "browse", changes=True),  # it changes who knows: that is logged too
     "run-plan": Rule(_MEMBERS, "run", open=True, changes=True),

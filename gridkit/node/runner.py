@@ -1,4 +1,4 @@
-"""What a node computes, in child processes: inference of hosted models, and plans on its data sets.
+"""What a node computes, in child processes: inference of hosted models, and plans on its datasets.
 
 Requests wait in lines, one a model; each line is served by one child at a time. What has come together in a line while
 the child was busy is handed over in one frame, but computed one by one, so nobody's result depends on who else asked.

@@ -1,4 +1,4 @@
-"""Data sets as people use them: two accounts on one node, over the session's verbs."""
+"""Datasets as people use them: two accounts on one node, over the session's verbs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets on a real node: the original's two routes, lists, and what can and can't be published."""
+"""Datasets on a real node: the original's two routes, lists, and what can and can't be published."""
 
 from __future__ import annotations
 

@@ -402,9 +402,9 @@ ELSEWHERE = {
     "list-models": "flags, the same for everybody: tests/node/test_models.py",
     "download-model": "flags, the same for everybody: tests/node/test_models.py",
     "run-inference": "flags, the same for everybody: tests/node/test_models.py",
-    "list-datasets": "each data set's policy: tests/node/test_dataset_policies.py",
-    "fetch-dataset": "each data set's policy: tests/node/test_dataset_policies.py",
-    "run-plan": "each data set's policy: tests/node/test_dataset_policies.py",
+    "list-datasets": "each dataset's policy: tests/node/test_dataset_policies.py",
+    "fetch-dataset": "each dataset's policy: tests/node/test_dataset_policies.py",
+    "run-plan": "each dataset's policy: tests/node/test_dataset_policies.py",
 }
 NO_OBJECT = {"status", "login", "host-training", "add-user", "remove-user", "read-audit", "list-peers", "connect-node"}
 NO_OBJECT |= {"host-model", "upload", "publish-dataset", "authenticate"}

@@ -1,4 +1,4 @@
-"""Data sets: publish, list, fetch, compute on, delete; and the original's `/dataset-tags` and `/search`.
+"""Datasets: publish, list, fetch, compute on, delete; and the original's `/dataset-tags` and `/search`.
 
 An id is opaque text, percent-encoded in the path; it is the last part of the path, so it may have slashes.
 """

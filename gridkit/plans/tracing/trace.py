@@ -30,7 +30,7 @@ from gridkit.plans.tracing.simplify import Trace, simplified
 from gridkit.plans.tracing.sizes import Sizes
 
 MAX_CONSTANT = 4096
-"""Bytes of a tensor that code may capture without naming it: a table of class weights passes, a data set doesn't."""
+"""Bytes of a tensor that code may capture without naming it: a table of class weights passes, a dataset doesn't."""
 
 _SAME_VALUE = ("aten.detach.default", "aten.alias.default", "aten.lift_fresh.default")
 _QUESTIONS = (

@@ -1,4 +1,4 @@
-"""The grid: accounts and their tokens, models, data sets, other nodes; trainings get an owner."""
+"""The grid: accounts and their tokens, models, datasets, other nodes; trainings get an owner."""
 
 from __future__ import annotations
 
