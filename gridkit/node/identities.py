@@ -36,7 +36,7 @@ def new_token() -> tuple[str, str, str]:
 
 
 def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 class Identities:
@@ -103,7 +103,7 @@ class Identities:
             self._rates.may_guess(name, address)
             right = await self._passwords.verify(kept, password)
             if not right:
-                self._rates.guessed(name)
+                self._rates.guessed(name, address)
         if not right or row is None or kept is None:
             return None
         return Principal(Role(row.role), name, token=self.of_kept(kept))

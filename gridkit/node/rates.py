@@ -82,9 +82,10 @@ class Rates:
         if seconds := max(self._wrong.wait(address), self._names.wait(name)):
             raise too_many("too many wrong passwords", seconds)
 
-    def guessed(self, name: str) -> None:
-        """A password for this name was wrong; its address is charged by `wrong`."""
+    def guessed(self, name: str, address: str) -> None:
+        """A password was wrong. A request can hold many; `wrong` charges it once."""
         self._names.take(name)
+        self._wrong.take(address)
 
     def wrong(self, address: str) -> float:
         """A credential from this address was wrong: 0.0, or the seconds after which it may try again."""

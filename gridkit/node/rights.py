@@ -181,8 +181,10 @@ class Access:
         """
         if credential is None:
             return ANONYMOUS
-        if hmac.compare_digest(credential.encode("utf-8", "surrogateescape"), self._owner):
+        if hmac.compare_digest(credential.encode("utf-8", "surrogatepass"), self._owner):
             return OWNER
+        if not credential.isascii():  # all others are
+            raise _unauthenticated(WRONG_TOKEN)
         if credential.startswith(ACCOUNT_TOKEN):
             known = await self._identities.of_token(credential)
             if known is None:

@@ -14,6 +14,14 @@ import jwt
 import pytest
 import websockets
 
+from gridkit.node import messages
+from gridkit.node.accounts import Accounts
+from gridkit.node.identities import Identities
+from gridkit.node.passwords import Passwords
+from gridkit.node.rates import Rates
+from gridkit.node.rights import OWNER, Access
+from gridkit.node.settings import Limits
+from gridkit.node.store.database import Database
 from tests.support import TOKEN, NodeUnderTest, RawWorker, host_files, tiny_plan, wait_for
 
 PASSWORD = "correct horse battery staple"
@@ -242,3 +250,34 @@ def test_an_open_stream_ends_with_its_credential(node: NodeUnderTest, host: Any)
         with node.http() as owner:
             process = owner.post("/model-centric/host-training", files=host_again).json()["process"]
         assert all(process not in line for line in lines)  # and it ends
+
+
+def test_a_token_revoked_while_it_was_looked_up_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        database = Database(f"sqlite:///{tmp_path / 'grid.db'}")
+        database.start()
+        passwords = Passwords()
+        identities = Identities(database, passwords, Rates(Limits()))
+        accounts = Accounts(database, Access("o" * 20, "s" * 64, identities), identities, passwords)
+        made = await accounts.create_token(OWNER, messages.CreateToken())
+        looked_up, revoked = asyncio.Event(), asyncio.Event()
+        read = database.read
+
+        async def slow(job: Any) -> Any:
+            row = await read(job)
+            looked_up.set()
+            await revoked.wait()
+            return row
+
+        with monkeypatch.context() as patched:
+            patched.setattr(database, "read", slow)
+            asking = asyncio.create_task(identities.of_token(made["token"]))
+            await looked_up.wait()
+            await accounts.revoke(OWNER, made["id"])
+            revoked.set()
+            await asking  # the node had it before it ended
+        assert await identities.of_token(made["token"]) is None
+        accounts.close()
+        database.close()
+
+    asyncio.run(run())

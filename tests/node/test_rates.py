@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -125,7 +126,7 @@ def test_w6_unknown_names_take_the_same_work_and_get_the_same_answer(monkeypatch
 
 
 def test_w6_guessing_a_password_is_slow_and_tells_nothing(tmp_path: Path) -> None:
-    node = NodeUnderTest(tmp_path / "data", "--limit", "wrong_rate=0.1")  # ten wrong ones an address, two a name
+    node = NodeUnderTest(tmp_path / "data", "--limit", "wrong_rate=0.1")  # five wrong passwords an address, two a name
     try:
         with node.http() as owner, node.http(None) as http:
             for name in ("ana", "ben"):
@@ -152,6 +153,18 @@ def test_w6_guessing_a_password_is_slow_and_tells_nothing(tmp_path: Path) -> Non
             basic = httpx.get(node.url + "/users", auth=("ana", PASSWORD), trust_env=False)
             assert basic.status_code == 429
             assert node.http(None).get("/status").status_code == 200
+    finally:
+        node.terminate()
+
+
+def test_w6_many_passwords_in_one_request_are_many_guesses(tmp_path: Path) -> None:
+    node = NodeUnderTest(tmp_path / "data", "--limit", "wrong_rate=0.06")  # six at once
+    try:
+        with node.http() as owner, node.http(None) as http:
+            assert owner.post("/users", json={"name": "ana", "password": PASSWORD}).status_code == 200
+            tries = [*(f"name {n}:{PASSWORD}" for n in range(8)), f"ana:{PASSWORD}"]
+            headers = [("authorization", "Basic " + base64.b64encode(each.encode()).decode()) for each in tries]
+            assert http.get("/users", headers=headers).status_code == 429
     finally:
         node.terminate()
 

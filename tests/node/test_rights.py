@@ -7,7 +7,7 @@ import base64
 
 import jwt
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gridkit.errors import AccessError, ErrorCode
@@ -50,7 +50,11 @@ def test_a_worker_token_names_its_process_and_slot(access: Access) -> None:
     assert asyncio.run(access.principal(access.issue("p"))) == Principal(Role.WORKER, process="p")
 
 
-@given(st.text(max_size=60))
+@given(st.text(st.characters(), max_size=60))
+@example("\ud800")
+@example("gk_\ud800")
+@example("gk_")
+@example("\udc80.\udc80.\udc80")
 def test_any_other_text_is_refused_with_one_error(text: str) -> None:
     access = Access(TOKEN, SECRET, NoAccounts())
     with pytest.raises(AccessError) as caught:
