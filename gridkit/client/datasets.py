@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 from gridkit.client.link import Link
 from gridkit.client.paths import path_of
-from gridkit.client.transfer import Told, download, upload
+from gridkit.client.transfer import Told, download, hand_over
 from gridkit.errors import ErrorCode, NodeError
 from gridkit.wire.safetensors import Packed, read_tensors
 from gridkit.wire.tensors import Array
@@ -72,10 +72,12 @@ class DatasetClient:
         Raises:
             ConflictError: the id exists.
         """
-        wish = {**wish, "upload_id": await upload(self.link, packed, told)}
-        if mock is not None:
-            wish["mock_upload_id"] = await upload(self.link, mock)
-        await self.link.json("PUT", path_of("datasets", dataset_id), json=wish)
+
+        async def use(ids: list[str]) -> None:
+            names = dict(zip(("upload_id", "mock_upload_id"), ids, strict=False))
+            await self.link.json("PUT", path_of("datasets", dataset_id), json={**wish, **names})
+
+        await hand_over(self.link, [packed] if mock is None else [packed, mock], use, told)
 
     async def fetch(self, dataset_id: str, to: BinaryIO, told: Told, *, mock: bool = False) -> None:
         """The bytes of a dataset, or of its mock sample, into a file, verified by their digest.

@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 
 from gridkit.client.link import Link
 from gridkit.client.paths import path_of
-from gridkit.client.transfer import Told, download, upload
+from gridkit.client.transfer import Told, download, hand_over
 from gridkit.errors import ErrorCode, NodeError
 from gridkit.wire.safetensors import Packed, pack_tensors, read_tensors
 from gridkit.wire.tensors import Array
@@ -54,8 +54,11 @@ class ModelClient:
         Raises:
             ConflictError: the id exists, and no new version was asked for.
         """
-        upload_id = await upload(self.link, packed, told)
-        await self.link.json("POST", "/serve-model/", json={**wish, "upload_id": upload_id})
+
+        async def use(ids: list[str]) -> None:
+            await self.link.json("POST", "/serve-model/", json={**wish, "upload_id": ids[0]})
+
+        await hand_over(self.link, [packed], use, told)
 
     async def infer(self, model_id: str, arguments: list[Array], version: int | None = None) -> list[Array]:
         """A model's results for these arguments, computed on the node.

@@ -14,7 +14,7 @@ import http.client
 import json
 import random
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar
@@ -93,6 +93,34 @@ async def upload(link: Link, source: Packed, told: Told = lambda done, size: Non
                 await link.request("DELETE", path)
         raise
     return str(state["upload_id"])
+
+
+async def hand_over(
+    link: Link,
+    sources: Sequence[Packed],
+    use: Callable[[list[str]], Awaitable[T]],
+    told: Told = lambda done, size: None,
+) -> T:
+    """Upload these, and `use` their ids, which ends the uploads; if that is refused they are deleted.
+
+    A node that was started again in between knows no uploads: then all of it goes once more.
+
+    Raises:
+        NodeError, NodeUnreachable, WireError: as `upload` and `use` do.
+    """
+    for last in (False, True):
+        ids: list[str] = []
+        try:
+            for source in sources:
+                ids.append(await upload(link, source, told))
+            return await use(ids)
+        except BaseException as error:
+            for upload_id in ids:
+                with contextlib.suppress(GridkitError), impatient():
+                    await link.request("DELETE", f"/uploads/{upload_id}")
+            if last or not isinstance(error, NotFoundError):
+                raise
+    raise AssertionError("unreachable")
 
 
 async def download(

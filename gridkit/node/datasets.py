@@ -91,6 +91,7 @@ class Datasets:
             "rows": specs[0].shape[0] if specs[0].shape else 1,
             "size": data.size,
             "created_at": self._clock(),
+            "upload": wish.upload_id,
         }
         drafts = {"data": data} if mock is None else {"data": data, "mock": mock}
         digests = {part: draft.digest for part, draft in drafts.items()}
@@ -123,6 +124,13 @@ class Datasets:
         except NodeError:
             await garbage.discard(self._db, self._blobs, list(digests.values()))
             raise
+
+    async def published(self, principal: Principal, wish: PublishDataset) -> dict[str, Any] | None:
+        """The row of what this very upload became, if it did: the answer was lost, and the request comes again."""
+        wanted = sa.select(datasets).where(
+            datasets.c.id == wish.id, datasets.c.upload == wish.upload_id, self._may_see(principal)
+        )
+        return next(iter(await self._db.read(lambda c: self._shown(c, principal, c.execute(wanted).all()))), None)
 
     async def delete(self, principal: Principal, dataset_id: str) -> None:
         """Delete a dataset and its mock sample.

@@ -107,6 +107,7 @@ class Models:
             "created_at": self._clock(),
             "uses": 0,
             "downloads": 0,
+            "upload": wish.upload_id,
         }
 
         def insert(c: sa.Connection) -> dict[str, Any]:
@@ -134,6 +135,15 @@ class Models:
         about(wish.model_id)
         self._access.allow(principal, "host-model")
         await self._db.read(lambda c: self._next_version(c, principal, wish))
+
+    async def hosted(self, principal: Principal, wish: HostModel) -> dict[str, Any] | None:
+        """The row of what this very upload became, if it did: the answer was lost, and the request comes again."""
+        wanted = _ANY.where(models.c.id == wish.model_id, versions.c.upload == wish.upload_id)
+        row = await self._db.read(lambda c: c.execute(wanted).first())
+        if row is None:
+            return None
+        self._access.allow(principal, "replace-model", owner=row.owner)
+        return _shown(row)
 
     def _next_version(self, c: sa.Connection, principal: Principal, wish: HostModel) -> int:
         found = c.execute(sa.select(models).where(models.c.id == wish.model_id)).first()

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
 from gridkit.errors import ConflictError, ErrorCode, LimitError, NodeError, NotFoundError
 from gridkit.node.rights import Principal, Role
@@ -56,6 +57,7 @@ class Uploads:
         self._blobs = blobs
         self._limits = limits
         self._uploads: dict[str, Upload] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def begin(self, principal: Principal, size: int, sha256: str | None = None) -> Upload:
         """Expect so many bytes.
@@ -143,6 +145,10 @@ class Uploads:
         upload, turn = await self.resume(principal, upload_id, offset)
         await pour(pieces, lambda gathered: self.append(upload, turn, gathered))
         return upload
+
+    def turn(self, upload_id: str) -> asyncio.Lock:
+        """For whoever makes something of an upload: a request that comes again meanwhile finds what was made."""
+        return self._turns.setdefault(upload_id, asyncio.Lock())
 
     async def take(self, principal: Principal, upload_id: str) -> Draft:
         """The bytes of a finished upload, which ends with this; the caller discards the draft.

@@ -6,6 +6,7 @@ An id is opaque text, percent-encoded in the path; it is the last part of the pa
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -13,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from gridkit.node import messages
 from gridkit.node.messages_datasets import PublishDataset, Search
 from gridkit.node.messages_grid import Page
+from gridkit.node.rights import Principal
 from gridkit.node.routes.form import members
 from gridkit.node.routes.http import (
     body,
@@ -24,23 +26,29 @@ from gridkit.node.routes.http import (
     service_of,
     spelled,
 )
+from gridkit.node.service import Service
 from gridkit.node.store.blobs import Draft
 
 
 async def publish(request: Request) -> Response:
-    """JSON with the ids of finished uploads, which end with this."""
+    """JSON with the ids of finished uploads, which end with this. The same request again has the same answer."""
     service, principal = service_of(request), principal_of(request)
     wish = messages.parse(PublishDataset, {**await members(request), "id": _id(request)})
+    async with service.uploads.turn(wish.upload_id):
+        row = await service.datasets.published(principal, wish) or await _publish(service, principal, wish)
+    return JSONResponse(row, 201)
+
+
+async def _publish(service: Service, principal: Principal, wish: PublishDataset) -> dict[str, Any]:
     drafts: list[Draft] = []
     try:
         drafts.append(await service.uploads.take(principal, wish.upload_id))
         if wish.mock_upload_id is not None:
             drafts.append(await service.uploads.take(principal, wish.mock_upload_id))
-        row = await service.datasets.publish(principal, wish, drafts[0], drafts[1] if drafts[1:] else None)
+        return await service.datasets.publish(principal, wish, drafts[0], drafts[1] if drafts[1:] else None)
     finally:
         for draft in drafts:
             await asyncio.to_thread(draft.discard)
-    return JSONResponse(row, 201)
 
 
 async def page(request: Request) -> Response:

@@ -27,7 +27,7 @@ from gridkit.node.routes.http import (
     spelled,
 )
 from gridkit.node.service import Service
-from gridkit.node.store.blobs import PIECE
+from gridkit.node.store.blobs import PIECE, Draft
 from gridkit.wire.safetensors import read_tensors
 
 MULTIPART_FROM = 100 << 20
@@ -107,17 +107,26 @@ async def serve_model(request: Request) -> Response:
 
 
 async def take_model(service: Service, principal: Principal, wish: HostModel) -> dict[str, Any]:
-    """Host a model whose bytes came as text, or before as an upload: over HTTP or over a socket."""
-    await service.models.check_id(principal, wish)  # an upload is still there if this is refused
+    """Host a model whose bytes came as text, or before as an upload: over HTTP or over a socket. The same upload again
+    under the same id is the same request, and has the same answer."""
     if wish.upload_id is not None:
-        draft = await service.uploads.take(principal, wish.upload_id)
-    elif wish.model:
-        draft = service.models.draft()
-    else:
+        async with service.uploads.turn(wish.upload_id):
+            if done := await service.models.hosted(principal, wish):
+                return done
+            await service.models.check_id(principal, wish)  # the upload is still there if this is refused
+            return await _host(service, principal, wish, await service.uploads.take(principal, wish.upload_id))
+    if not wish.model:
         raise _no_model()
+    await service.models.check_id(principal, wish)
+    return await _host(service, principal, wish, service.models.draft(), bytes_of(wish.model, "model"))
+
+
+async def _host(
+    service: Service, principal: Principal, wish: HostModel, draft: Draft, text: bytes = b""
+) -> dict[str, Any]:
     try:
-        if wish.upload_id is None:
-            await asyncio.to_thread(draft.write, bytes_of(wish.model or "", "model"))
+        if text:
+            await asyncio.to_thread(draft.write, text)
         return await service.models.host(principal, wish, draft)
     finally:
         await asyncio.to_thread(draft.discard)

@@ -83,6 +83,7 @@ model_version = sa.Table(
     sa.Column("uses", sa.Integer, nullable=False),
     sa.Column("downloads", sa.Integer, nullable=False),
     sa.Column("last_used", sa.Float),
+    sa.Column("upload", sa.String(32)),  # that it came as, so that the same request again is known
     sa.UniqueConstraint("model", "version"),
     sqlite_autoincrement=True,
 )
@@ -99,6 +100,7 @@ dataset = sa.Table(
     sa.Column("rows", sa.BigInteger, nullable=False),
     sa.Column("size", sa.BigInteger, nullable=False),  # bytes of the data
     sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("upload", sa.String(32), nullable=False),  # that it came as, so that the same request again is known
 )
 dataset_part = sa.Table(
     "dataset_part",

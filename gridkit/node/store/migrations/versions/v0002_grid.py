@@ -30,6 +30,7 @@ def upgrade() -> None:
         sa.Column("rows", sa.BigInteger(), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("upload", sa.String(length=32), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(
@@ -125,6 +126,7 @@ def upgrade() -> None:
         sa.Column("uses", sa.Integer(), nullable=False),
         sa.Column("downloads", sa.Integer(), nullable=False),
         sa.Column("last_used", sa.Float(), nullable=True),
+        sa.Column("upload", sa.String(length=32), nullable=True),
         sa.ForeignKeyConstraint(
             ["model"],
             ["model.id"],
