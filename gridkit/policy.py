@@ -66,7 +66,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         if not isinstance(self.run, Mapping):
-            raise UsageError(f"run={self.run!r} doesn't say which plan", 'give run={plan: "everyone"}')
+            raise UsageError(f"run={self.run!r:.80} doesn't say which plan", 'give run={plan: "everyone"}')
         if len(self.run) > MAX_PLANS:
             raise UsageError(f"run names {len(self.run)} plans; at most {MAX_PLANS} can be named", _HINT)
         run = {_digest(plan): _who("run", who) for plan, who in self.run.items()}
@@ -76,7 +76,7 @@ class Policy:
         for name, value in given.items():
             object.__setattr__(self, name, value)
         if self.max_values is not None and not _is_count(self.max_values):
-            raise UsageError(f"max_values={self.max_values!r} is no number of values", "give a number, or None")
+            raise UsageError(f"max_values={self.max_values!r:.80} is no number of values", "give a number, or None")
 
     @property
     def audience(self) -> Who:
@@ -125,7 +125,7 @@ class Policy:
         """
         for name in data:
             if name not in cls.__slots__:
-                raise UsageError(f"a policy has no {name!r}", "it has see, fetch, run, results and max_values")
+                raise UsageError(f"a policy has no {name!r:.80}", "it has see, fetch, run, results and max_values")
         return cls(**data)
 
 
@@ -135,7 +135,7 @@ def _who(right: str, value: Any) -> Who:
             raise UsageError(f"{right}={value!r:.80} is none of {', '.join(get_args(Group))}", _HINT)
         return value
     if isinstance(value, Mapping) or not isinstance(value, Iterable):
-        raise UsageError(f"{right}={value!r} names nobody", _HINT)
+        raise UsageError(f"{right}={value!r:.80} names nobody", _HINT)
     names = tuple(dict.fromkeys(_name(right, name) for name in value))
     if len(names) > MAX_NAMES:
         raise UsageError(f"{right} names {len(names)} accounts; at most {MAX_NAMES} can be named", _HINT)

@@ -49,6 +49,14 @@ from gridkit.node.trainings import Trainings
 from gridkit.node.uploads import Uploads
 from gridkit.node.watch import Watch
 
+HEADERS = [
+    ("x-content-type-options", "nosniff"),
+    ("content-security-policy", "default-src 'none'; frame-ancestors 'none'; sandbox"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("referrer-policy", "no-referrer"),
+]
+"""of every answer: what others have stored here is never a page, a script or a picture of anybody's"""
+
 OPEN = """WARNING: this node was started with --open. Every program and every user of this machine can, without a token:
 WARNING: list, download, run, host and delete models and datasets that are nobody's, and host and join trainings."""
 
@@ -150,6 +158,7 @@ async def _serve(settings: NodeSettings, with_parent: bool) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
+        headers=HEADERS,
         proxy_headers=False,  # anybody on this machine could name another's address
         timeout_graceful_shutdown=5,
         ssl_certfile=settings.certfile,

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import socket
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, unquote_to_bytes
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gridkit.errors import AccessError, ErrorCode, GridkitError, LimitError
+from gridkit.errors import AccessError, ErrorCode, GridkitError, LimitError, NodeError
 from gridkit.node.rights import ANONYMOUS
 from gridkit.node.settings import NodeSettings
 from gridkit.node.watch import Watch
+
+_ONCE = {b"host", b"origin", b"content-length", b"content-encoding", b"content-type", b"transfer-encoding"}
+_HOST = re.compile(r"(?:(?P<name>[a-z0-9_.-]+)|\[(?P<address>[0-9a-f:.]+)\])(?::[0-9]{1,5})?")
+"""what `Host` holds, in lower case; an origin ends like this"""
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 class Guard:
@@ -51,6 +57,10 @@ class Guard:
         if size + sum(len(k) + len(v) for k, v in headers) > limits.header or len(headers) > limits.headers:
             raise LimitError("the request's headers are too large", code=ErrorCode.TOO_LARGE, status=431)
         values = {name: value.decode("latin-1") for name, value in headers}
+        if len([name for name, _ in headers if name in _ONCE]) != len(_ONCE & values.keys()):
+            raise _unreadable("a header stands twice that may stand there once")
+        if not _is_text(scope):
+            raise _unreadable("its path isn't UTF-8, or has control characters")
         host = values.get(b"host", "").lower()
         if not self._known_host(host):
             raise AccessError(
@@ -73,7 +83,10 @@ class Guard:
             raise LimitError(f"the body is larger than {limits.upload} bytes", code=ErrorCode.TOO_LARGE, status=413)
 
     def _known_host(self, host: str) -> bool:
-        name = urlsplit("//" + host).hostname or ""
+        match = _HOST.fullmatch(host)
+        if match is None:
+            return False
+        name = match["name"] or match["address"]
         if name in self._hosts or host in self._hosts or name == "localhost":
             return True
         try:
@@ -89,12 +102,35 @@ class Guard:
             return True
         if not self._settings.open:
             return False
-        parts = urlsplit(origin)
+        scheme, _, rest = origin.partition("://")
+        match = _HOST.fullmatch(rest)
+        if match is None or scheme not in ("http", "https"):
+            return False
         try:
-            loopback = ipaddress.ip_address(parts.hostname or "").is_loopback
+            return ipaddress.ip_address(match["name"] or match["address"]).is_loopback
         except ValueError:
-            loopback = parts.hostname == "localhost"
-        return parts.scheme in ("http", "https") and loopback
+            return match["name"] == "localhost"
+
+
+def _is_text(scope: Scope) -> bool:
+    """Patterns of routes end before a line's end, so that ``/models/x%0a`` would be ``/models/x``; and decoding makes
+    one letter of all bytes that are none, so that ``%fe`` would be ``%ff``."""
+    path: str = scope["path"]
+    if path.isascii():
+        return path.isprintable()
+    return not _CONTROL.search(path) and ("\ufffd" not in path or _is_utf8(scope["raw_path"]))
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        unquote_to_bytes(raw).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _unreadable(why: str) -> NodeError:
+    return NodeError(f"the request can't be read: {why}", code=ErrorCode.BAD_REQUEST, status=400)
 
 
 def _counted(receive: Receive, limit: int) -> Receive:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from gridkit.errors import ConflictError, ErrorCode, LimitError, NodeError, NotFoundError
 from gridkit.node import messages
+from gridkit.node.audit import about
 from gridkit.node.outbound import Outbound
 from gridkit.node.rights import Access, Principal
 from gridkit.node.store import tables as db
@@ -56,6 +57,7 @@ class Peers:
         self._access.allow(principal, "connect-node")
         scheme, mark, rest = wish.address.partition("://")
         asked = Target.read(_SCHEMES.get(scheme.lower(), scheme) + mark + rest)
+        about(str(asked))  # the rest of an address may be secret
         address = f"{asked.url.scheme}://{asked.url.netloc.decode()}{asked.url.path.rstrip('/')}"
         answer = await self._outbound.request("GET", address + "/identity/", limit=4096)
         told = answer.json() if answer.status == 200 else None

@@ -63,7 +63,10 @@ async def multipart(request: Request, draft: Draft, streamed: str) -> dict[str, 
     if b"boundary" not in options:
         raise _unreadable("its boundary is missing")
     form = _Form(streamed)
-    parser = MultipartParser(options[b"boundary"], form.callbacks())  # type: ignore[arg-type]
+    try:
+        parser = MultipartParser(options[b"boundary"], form.callbacks())  # type: ignore[arg-type]
+    except FormParserError as error:
+        raise _unreadable(str(error)[:200]) from None
 
     async def pieces() -> AsyncIterator[bytes]:
         async for chunk in request.stream():

@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from gridkit.errors import ErrorCode, GridkitError, LimitError, NodeError
+from gridkit.node.audit import about
 from gridkit.node.guard import error_body
 from gridkit.node.rights import ANONYMOUS, RULES, Principal
 from gridkit.node.service import Service
@@ -74,6 +75,7 @@ def route(
 
     async def guarded(request: Request) -> Response:
         watch, request.state.operation = service_of(request).watch, operation
+        about("")  # a request that was sent behind another runs in its context
         request.state.principal = await watch.identify(request.scope)
         watch.admit(request.state.principal, request.scope)
         watch.access.allow(request.state.principal, operation)

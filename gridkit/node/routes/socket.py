@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from gridkit.errors import ErrorCode, GridkitError, NodeError
+from gridkit.errors import ErrorCode, GridkitError, LimitError, NodeError
 from gridkit.node import messages
 from gridkit.node.audit import about
 from gridkit.node.guard import error_body
@@ -63,7 +63,7 @@ async def answer(connection: Connection, text: str) -> Answer:
 
 def _object(message: dict[str, Any]) -> str:
     """What a message is about, where its use-case doesn't say it (`audit.about`)."""
-    names = (message.get(member) for member in ("model_id", "model_name", "name", "address", "worker_id"))
+    names = (message.get(member) for member in ("model_id", "model_name", "name", "worker_id"))
     return next((name for name in names if isinstance(name, str)), "")
 
 
@@ -74,23 +74,36 @@ def _refused(kind: str, error: GridkitError) -> dict[str, Any]:
 
 async def _binary(connection: Connection, data: bytes) -> Answer:
     """The answer to a piece of an upload; or to a foreign binary message: who sent that waits for a binary one."""
-    if connection.upload is not None:
-        try:
+    about("")
+    uploading = connection.upload is not None
+    try:
+        connection.service.watch.admit(connection.principal, connection.socket.scope)
+        if uploading:
             return await socket_stream.frame(connection, data)
-        except GridkitError as refused:
-            connection.upload = None
-            return error_body(connection.refused("upload", "", refused))
-        except OSError as failed:
-            connection.upload = None
-            return error_body(store_error(failed))
-    error = NodeError(
-        "binary messages are not understood here",
-        "PySyft's own encoding may hold code; use the JSON messages",
-        code=ErrorCode.BAD_REQUEST,
-        status=400,
-    )
-    connection.refused("message", "", error)
-    return json.dumps({"type": "error", "data": {"status": "error", **error_body(error)}, **error_body(error)}).encode()
+        raise NodeError(
+            "binary messages are not understood here",
+            "PySyft's own encoding may hold code; use the JSON messages",
+            code=ErrorCode.BAD_REQUEST,
+            status=400,
+        )
+    except GridkitError as refused:
+        body = error_body(connection.refused("upload" if uploading else "message", "", refused))
+    except OSError as failed:
+        body = error_body(store_error(failed))
+    if uploading:
+        connection.upload = None
+        return body
+    return json.dumps({"type": "error", "data": {"status": "error", **body}, **body}).encode()
+
+
+def _note_end(connection: Connection, code: int) -> None:
+    """A row for a frame that ended the socket before it was a message: too large, against the protocol, no UTF-8."""
+    about("")
+    if code == 1009:
+        connection.refused("message", "", LimitError("a message was too large", code=ErrorCode.TOO_LARGE, status=413))
+    elif code in (1002, 1007):
+        text = f"the socket was ended with {code}: what came is no WebSocket message"
+        connection.refused("message", "", NodeError(text, code=ErrorCode.MALFORMED, status=400))
 
 
 async def serve(socket: WebSocket) -> None:
@@ -117,6 +130,7 @@ async def _talk(connection: Connection) -> None:
         while True:
             message = await socket.receive()
             if message["type"] == "websocket.disconnect":
+                _note_end(connection, message.get("code", 1000))
                 return
             text = message.get("text")
             async with AsyncExitStack() as connection.held:
