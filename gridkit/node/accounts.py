@@ -63,9 +63,12 @@ class Accounts:
 
         Raises:
             ConflictError: the name is taken.
+            AccessError: `FORBIDDEN`, with a password, by a token that has scopes.
         """
         about(wish.name)
         self._access.allow(principal, "add-user")
+        if wish.password is not None:
+            _may_set_passwords(principal)
         kept = None if wish.password is None else await self._passwords.hash(wish.password)
 
         def insert(c: sa.Connection) -> None:
@@ -103,9 +106,11 @@ class Accounts:
 
         Raises:
             NotFoundError: there is no such account.
+            AccessError: `FORBIDDEN`, another's account, or a token that has scopes.
         """
         about(name)
         self._access.allow(principal, "set-password", owner=name)
+        _may_set_passwords(principal)
         kept = await self._passwords.hash(wish.password)
 
         def update(c: sa.Connection) -> list[str]:
@@ -238,6 +243,16 @@ def _password_of(c: sa.Connection, name: str) -> list[str]:
     if row is None:
         raise _no_account(name)
     return [] if row.password is None else [Identities.of_kept(row.password)]
+
+
+def _may_set_passwords(principal: Principal) -> None:
+    if principal.scopes is not None:
+        raise AccessError(
+            "a token with scopes can't set passwords: who logs in with one has all rights",
+            "log in, or use a token without scopes",
+            code=ErrorCode.FORBIDDEN,
+            status=403,
+        )
 
 
 def _no_account(name: str) -> NodeError:

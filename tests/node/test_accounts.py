@@ -140,6 +140,21 @@ def test_a_token_gives_out_no_more_than_it_has(node: NodeUnderTest) -> None:
         assert http.get("/status").status_code == 200
 
 
+def test_a_token_with_scopes_makes_nobody_who_has_all_rights(node: NodeUnderTest) -> None:
+    add(node, "mia")
+    with node.http() as owner:
+        narrow = [owner.post("/tokens", json={"user": name, "scopes": ["manage"]}).json() for name in ("owner", "mia")]
+    with node.http(narrow[0]["token"]) as http:
+        wish = {"name": "noah", "role": "owner"}
+        refused(http.post("/users", json={**wish, "password": PASSWORD}), 403, "FORBIDDEN")
+        refused(http.put("/users/mia/password", json={"password": PASSWORD * 2}), 403, "FORBIDDEN")
+        assert http.post("/users", json=wish).status_code == 200
+        refused(http.post("/tokens", json={"user": "noah"}), 403, "FORBIDDEN")
+    with node.http(narrow[1]["token"]) as http:
+        refused(http.put("/users/mia/password", json={"password": PASSWORD * 2}), 403, "FORBIDDEN")
+    assert login(node, "mia").status_code == 200
+
+
 @pytest.mark.parametrize(
     "wish",
     [{"expires": 0}, {"expires": -1}, {"expires": 400 * 86400}, {"scopes": []}, {"scopes": ["all"]}, {"label": "\n"}],
