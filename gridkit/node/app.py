@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 import resource
 import shutil
@@ -29,7 +30,7 @@ from gridkit.node.models import Models
 from gridkit.node.outbound import Outbound
 from gridkit.node.passwords import Passwords
 from gridkit.node.peers import Peers
-from gridkit.node.protocol import GridkitHttp, GridkitWebSocket
+from gridkit.node.protocol import GridkitHttp, GridkitWebSocket, brief
 from gridkit.node.rates import Rates
 from gridkit.node.rights import Access
 from gridkit.node.rounds import Rounds
@@ -164,6 +165,7 @@ async def _serve(settings: NodeSettings, with_parent: bool) -> None:
         ssl_certfile=settings.certfile,
         ssl_keyfile=settings.keyfile,
     )
+    logging.getLogger("uvicorn.error").addFilter(brief)
     service.trainings.rounds.db.start()
     try:
         await service.accounts.start()

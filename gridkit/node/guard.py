@@ -59,6 +59,8 @@ class Guard:
         values = {name: value.decode("latin-1") for name, value in headers}
         if len([name for name, _ in headers if name in _ONCE]) != len(_ONCE & values.keys()):
             raise _unreadable("a header stands twice that may stand there once")
+        if scope["type"] == "http" and scope["http_version"] not in ("1.0", "1.1"):  # 0.9 has no headers to look at
+            raise _unreadable("it isn't HTTP/1.1")
         if not _is_text(scope):
             raise _unreadable("its path isn't UTF-8, or has control characters")
         host = values.get(b"host", "").lower()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from typing import Any, cast
 
 from uvicorn.config import Config
@@ -48,6 +49,12 @@ class GridkitHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._stretch = 0
         super().on_headers_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        if self.scope["http_version"] != "1.1":  # the handshake is repeated to the WebSocket's protocol as 1.1
+            self.send_400_response("WebSockets need HTTP/1.1")
+            return
+        super().handle_websocket_upgrade()
 
     def on_body(self, body: bytes) -> None:
         self._stretch = 0
@@ -118,3 +125,10 @@ class GridkitWebSocket(WebSocketsSansIOProtocol):
 
     def _raise_limit(self, size: int) -> None:
         self.conn.max_message_size = size
+
+
+def brief(record: logging.LogRecord) -> bool:
+    """A filter of uvicorn's log: text that isn't UTF-8 is its sender's failure, which is told without a traceback."""
+    if str(record.msg).startswith("Invalid UTF-8"):
+        record.exc_info = None
+    return True
