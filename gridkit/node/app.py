@@ -31,6 +31,7 @@ from gridkit.node.outbound import Outbound
 from gridkit.node.passwords import Passwords
 from gridkit.node.peers import Peers
 from gridkit.node.protocol import GridkitHttp, GridkitWebSocket, brief
+from gridkit.node.quota import Quota
 from gridkit.node.rates import Rates
 from gridkit.node.rights import Access
 from gridkit.node.rounds import Rounds
@@ -76,8 +77,9 @@ def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Servic
     rounds = Rounds(database, blobs)
     peers = Peers(database, access, outbound, kept_identity(settings), rounds.clock)
     runner = Runner(settings.limits)
-    models = Models(database, blobs, access, runner, rounds.clock)
-    datasets = Datasets(database, blobs, access, runner, rounds.clock)
+    quota = Quota(settings.limits)
+    models = Models(database, blobs, access, runner, quota, rounds.clock)
+    datasets = Datasets(database, blobs, access, runner, quota, rounds.clock)
     uploads = Uploads(blobs, settings.limits)
     service = Service(access, watch, accounts, Trainings(rounds, access), models, datasets, peers, uploads)
     app = Starlette(

@@ -20,6 +20,7 @@ from gridkit.node import dataset_checks
 from gridkit.node.audit import about
 from gridkit.node.messages_datasets import PublishDataset
 from gridkit.node.messages_grid import Page
+from gridkit.node.quota import Quota
 from gridkit.node.rights import Access, Principal, Role
 from gridkit.node.runner import Runner
 from gridkit.node.store import garbage
@@ -49,12 +50,19 @@ class Datasets:
     """
 
     def __init__(
-        self, database: Database, blobs: Blobs, access: Access, runner: Runner, clock: Callable[[], float]
+        self,
+        database: Database,
+        blobs: Blobs,
+        access: Access,
+        runner: Runner,
+        quota: Quota,
+        clock: Callable[[], float],
     ) -> None:
         self._db = database
         self._blobs = blobs
         self._access = access
         self._runner = runner
+        self._quota = quota
         self._clock = clock
 
     # -- publishing
@@ -73,6 +81,7 @@ class Datasets:
 
         Raises:
             ConflictError: `ALREADY_EXISTS`, the id is taken.
+            LimitError: `TOO_MANY`, see `Quota`.
             WireError: what is wrong with the bytes, or the mock sample isn't of the data's kind.
         """
         about(wish.id)
@@ -94,7 +103,6 @@ class Datasets:
             "upload": wish.upload_id,
         }
         drafts = {"data": data} if mock is None else {"data": data, "mock": mock}
-        digests = {part: draft.digest for part, draft in drafts.items()}
 
         def insert(c: sa.Connection) -> dict[str, Any]:
             if c.execute(sa.select(datasets.c.id).where(datasets.c.id == wish.id)).first() is not None:
@@ -104,9 +112,10 @@ class Datasets:
                     code=ErrorCode.ALREADY_EXISTS,
                     status=409,
                 )
+            self._quota.check(c, principal, *(draft.size for draft in drafts.values()))
             c.execute(datasets.insert().values(**values))
-            several = [
-                (parts, [{"part": part, "digest": digest} for part, digest in digests.items()]),
+            several: list[tuple[sa.Table, list[dict[str, Any]]]] = [
+                (parts, [{"part": part, "digest": d.digest, "size": d.size} for part, d in drafts.items()]),
                 (tags, [{"tag": tag} for tag in dict.fromkeys(wish.tags)]),
                 (readers, [{"name": name} for name in audience] if not isinstance(audience, str) else []),
             ]
@@ -122,7 +131,7 @@ class Datasets:
                     await asyncio.to_thread(self._blobs.keep, draft)
                 return await self._db.write(insert)
         except NodeError:
-            await garbage.discard(self._db, self._blobs, list(digests.values()))
+            await garbage.discard(self._db, self._blobs, [draft.digest for draft in drafts.values()])
             raise
 
     async def published(self, principal: Principal, wish: PublishDataset) -> dict[str, Any] | None:

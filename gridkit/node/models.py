@@ -17,6 +17,7 @@ from gridkit.errors import AccessError, ConflictError, ErrorCode, NodeError, Not
 from gridkit.node import intake
 from gridkit.node.audit import about
 from gridkit.node.messages_grid import HostModel, Page
+from gridkit.node.quota import Quota
 from gridkit.node.rights import Access, Principal
 from gridkit.node.runner import Runner
 from gridkit.node.store import garbage
@@ -56,12 +57,19 @@ class Models:
     """
 
     def __init__(
-        self, database: Database, blobs: Blobs, access: Access, runner: Runner, clock: Callable[[], float]
+        self,
+        database: Database,
+        blobs: Blobs,
+        access: Access,
+        runner: Runner,
+        quota: Quota,
+        clock: Callable[[], float],
     ) -> None:
         self._db = database
         self._blobs = blobs
         self._access = access
         self._runner = runner
+        self._quota = quota
         self._clock = clock
         self._usage = Usage(database, clock)
         self._known: dict[tuple[str, int | None], Any] = {}
@@ -89,6 +97,7 @@ class Models:
         Raises:
             ConflictError: `ALREADY_EXISTS`, the id is taken and a new version wasn't asked for.
             AccessError: a new version of somebody else's model.
+            LimitError: `TOO_MANY`, see `Quota`.
             WireError, PlanError: what is wrong with the bytes; nothing of them was run.
         """
         about(wish.model_id)
@@ -113,6 +122,7 @@ class Models:
         def insert(c: sa.Connection) -> dict[str, Any]:
             mine = models.c.id == wish.model_id
             number = self._next_version(c, principal, wish)
+            self._quota.check(c, principal, draft.size)
             if number == 1:
                 c.execute(models.insert().values(id=wish.model_id, owner=principal.name, versions=1))
             else:

@@ -35,6 +35,10 @@ class Limits:
     """their sizes together"""
     upload_idle: float = 3600.0
     """seconds after which an upload ends to which nothing was added"""
+    kept: int = 20_000
+    """number of models and datasets of one account; each version of a model, and each mock sample, is one"""
+    kept_bytes: int = 1024 * 1024 * MIB
+    """their sizes together"""
     decoding: int = 256 * MIB
     """all JSON bodies with base64 payloads that are in memory at one time"""
     text: int = 200

@@ -61,7 +61,7 @@ model = sa.Table(
     "model",
     metadata,
     sa.Column("id", sa.String(200), primary_key=True),
-    sa.Column("owner", sa.String(200), nullable=False),
+    sa.Column("owner", sa.String(200), nullable=False, index=True),
     sa.Column("versions", sa.Integer, nullable=False),  # how many there are: numbered from 1, the last is the newest
 )
 model_version = sa.Table(
@@ -91,7 +91,7 @@ dataset = sa.Table(
     "dataset",
     metadata,
     sa.Column("id", sa.String(200), primary_key=True),
-    sa.Column("owner", sa.String(200), nullable=False),
+    sa.Column("owner", sa.String(200), nullable=False, index=True),
     sa.Column("description", sa.Text, nullable=False),
     sa.Column("policy", sa.JSON, nullable=False),
     sa.Column("audience", sa.String(8), nullable=False),  # who sees it: "anyone", "everyone", "names"
@@ -108,6 +108,7 @@ dataset_part = sa.Table(
     sa.Column("dataset", sa.ForeignKey("dataset.id"), primary_key=True),
     sa.Column("part", sa.String(8), primary_key=True),  # "data" or "mock"
     sa.Column("digest", sa.String(64), nullable=False, index=True),
+    sa.Column("size", sa.BigInteger, nullable=False),
 )
 dataset_tag = sa.Table(
     "dataset_tag",

@@ -33,6 +33,9 @@ def upgrade() -> None:
         sa.Column("upload", sa.String(length=32), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
+    with op.batch_alter_table("dataset", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_dataset_owner"), ["owner"], unique=False)
+
     op.create_table(
         "model",
         sa.Column("id", sa.String(length=200), nullable=False),
@@ -40,6 +43,9 @@ def upgrade() -> None:
         sa.Column("versions", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
+    with op.batch_alter_table("model", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_model_owner"), ["owner"], unique=False)
+
     op.create_table(
         "peer",
         sa.Column("id", sa.String(length=200), nullable=False),
@@ -73,6 +79,7 @@ def upgrade() -> None:
         sa.Column("dataset", sa.String(length=200), nullable=False),
         sa.Column("part", sa.String(length=8), nullable=False),
         sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(
             ["dataset"],
             ["dataset.id"],
