@@ -49,13 +49,20 @@ def resident(node: NodeUnderTest) -> int:
 
 
 class RawSocket:
-    """A WebSocket of which every bit can be chosen."""
+    """A WebSocket of which every bit can be chosen.
 
-    def __init__(self, node: NodeUnderTest, *lines: str, token: str | None = TOKEN) -> None:
+    Args:
+        lines: further headers of the handshake.
+        change: what stands in the handshake, and what shall stand there.
+    """
+
+    def __init__(
+        self, node: NodeUnderTest, *lines: str, token: str | None = TOKEN, change: tuple[bytes, bytes] = (b"", b"")
+    ) -> None:
         self._connection = socket.create_connection(("127.0.0.1", node.port), timeout=10)
         asked = ["Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: " + "A" * 22 + "=="]
         request = head(node, "GET / HTTP/1.1", *asked, *lines, token=token)
-        self._connection.sendall(request.replace(b"Connection: close", b"Connection: Upgrade"))
+        self._connection.sendall(request.replace(b"Connection: close", b"Connection: Upgrade").replace(*change, 1))
         self._read = self._connection.makefile("rb")
         self.handshake = b"".join(iter(self._read.readline, b"\r\n"))
 
@@ -70,6 +77,11 @@ class RawSocket:
     def send_bytes(self, data: bytes) -> None:
         with contextlib.suppress(ConnectionError):
             self._connection.sendall(data)
+
+    def end(self) -> None:
+        """Nothing more is said."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_WR)
 
     def receive(self) -> tuple[int, bytes]:
         """The next frame's kind and payload; (8, b"") when the connection just ended."""
