@@ -4,6 +4,8 @@
 lines, chunk extensions and trailers of any length. Here a connection that sends more than the limit of them at a
 stretch is ended; what came whole within one read (256 KiB) is refused by `gridkit.node.guard`.
 
+*Bodies past the loop.* See `gridkit.node.direct`; the scope's extension ``gridkit.body`` is the way to it.
+
 *Joined writes.* What is written to a WebSocket in one step of the event loop leaves in one segment. A client that reads
 the first message while it is still starting its listener (afnio's does) needs the 101 and that message together.
 
@@ -24,6 +26,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.http11 import Request
 
 from gridkit.errors import ErrorCode
+from gridkit.node.direct import DirectBody, take
 
 _FLUSH_AT = 64 * 1024
 
@@ -48,6 +51,8 @@ class GridkitHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._stretch = 0
+        extensions = cast(dict[str, Any], self.scope.setdefault("extensions", {}))
+        extensions["gridkit.body"] = self._direct
         super().on_headers_complete()
 
     def handle_websocket_upgrade(self) -> None:
@@ -63,6 +68,10 @@ class GridkitHttp(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._stretch = 0
         super().on_message_complete()
+
+    def _direct(self, size: int) -> DirectBody | None:
+        """The scope's extension ``gridkit.body``: see `gridkit.node.direct`."""
+        return take(self, self.cycle, size)
 
     def _refuse(self) -> None:
         if self.cycle is None or self.cycle.response_complete:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 from gridkit.errors import ConflictError, ErrorCode, LimitError, NodeError, NotFoundError
+from gridkit.node.direct import DirectBody
 from gridkit.node.rights import Principal, Role
 from gridkit.node.settings import Limits
 from gridkit.node.store.blobs import Blobs, Draft, pour
@@ -124,27 +125,18 @@ class Uploads:
             LimitError: more than was told; none of them is kept.
             OSError: the disk failed; the upload is gone.
         """
-        async with upload.writing:
-            if turn != upload.turn:
-                raise ConflictError(
-                    "another connection goes on with this upload", code=ErrorCode.WRONG_OFFSET, status=409
-                )
-            if upload.offset + sum(map(len, pieces)) > upload.size:
-                raise LimitError(
-                    f"more than the {upload.size} bytes of this upload", code=ErrorCode.TOO_LARGE, status=413
-                )
-            self._touch(upload)
-            try:
-                await asyncio.to_thread(upload.draft.write, *pieces)
-            except OSError:  # a part of them may be in the file
-                await self._end(upload)
-                raise
+        async with self._turn(upload, turn, sum(map(len, pieces))):
+            await asyncio.to_thread(upload.draft.write, *pieces)
 
-    async def receive(self, principal: Principal, upload_id: str, offset: int, pieces: AsyncIterable[bytes]) -> Upload:
-        """Add the bytes of a body from `offset` on. What came before a cut stays."""
-        upload, turn = await self.resume(principal, upload_id, offset)
+    async def receive(self, upload: Upload, turn: int, pieces: AsyncIterable[bytes]) -> None:
+        """Add the bytes of a body. What came before a cut stays."""
         await pour(pieces, lambda gathered: self.append(upload, turn, gathered))
-        return upload
+
+    async def receive_directly(self, upload: Upload, turn: int, body: DirectBody) -> None:
+        """The same, past the event loop."""
+        while body.left:
+            async with self._turn(upload, turn, body.left):
+                await body.read(upload.draft.write)
 
     def turn(self, upload_id: str) -> asyncio.Lock:
         """For whoever makes something of an upload: a request that comes again meanwhile finds what was made."""
@@ -180,6 +172,25 @@ class Uploads:
         """End an upload; what came is deleted."""
         async with self._held(principal, upload_id) as upload:
             await self._end(upload)
+
+    @asynccontextmanager
+    async def _turn(self, upload: Upload, turn: int, size: int) -> AsyncIterator[None]:
+        """To write so many bytes more, in a turn from `resume`; see `append` for what is raised."""
+        async with upload.writing:
+            if turn != upload.turn:
+                raise ConflictError(
+                    "another connection goes on with this upload", code=ErrorCode.WRONG_OFFSET, status=409
+                )
+            if upload.offset + size > upload.size:
+                raise LimitError(
+                    f"more than the {upload.size} bytes of this upload", code=ErrorCode.TOO_LARGE, status=413
+                )
+            self._touch(upload)
+            try:
+                yield
+            except OSError:  # a part of them may be in the file
+                await self._end(upload)
+                raise
 
     @asynccontextmanager
     async def _held(self, principal: Principal, upload_id: str) -> AsyncIterator[Upload]:

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from gridkit.errors import ErrorCode, NodeError
 from gridkit.node import messages
+from gridkit.node.direct import DirectBody
 from gridkit.node.routes.http import body, limits_of, principal_of, route, service_of
 from gridkit.node.uploads import Upload
 
@@ -36,8 +37,24 @@ async def append(request: Request) -> Response:
     if not (offset.isascii() and offset.isdecimal() and len(offset) < 20):
         raise NodeError("the query has no usable 'offset'", code=ErrorCode.BAD_REQUEST, status=400)
     uploads, upload_id = service_of(request).uploads, request.path_params["upload_id"]
-    upload = await uploads.receive(principal_of(request), upload_id, int(offset), request.stream())
+    principal = principal_of(request)
+    upload, turn = await uploads.resume(principal, upload_id, int(offset))
+    direct = _direct(request)
+    if direct is None:
+        await uploads.receive(upload, turn, request.stream())
+    else:
+        try:
+            await uploads.receive_directly(upload, turn, direct)
+        finally:
+            direct.close()
     return JSONResponse(state_of(upload))
+
+
+def _direct(request: Request) -> DirectBody | None:
+    """The body past the event loop, where that can be had."""
+    take = request.scope.get("extensions", {}).get("gridkit.body")
+    length = request.headers.get("content-length", "")
+    return take(int(length)) if take is not None and length.isdecimal() else None
 
 
 async def delete(request: Request) -> Response:

@@ -12,6 +12,7 @@ import os
 import secrets
 import threading
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -24,6 +25,12 @@ PIECE = 1 << 20
 """bytes that are read or written at a time"""
 
 
+SYNC_EVERY = 64 << 20
+"""bytes of a draft after which the disk is set to work, so that little is left for it at the end"""
+
+_syncing = ThreadPoolExecutor(2, "gridkit-sync")
+
+
 class Draft:
     """A blob in the making: `write` it, then `Blobs.keep` it or `discard` it. Counts and hashes as it goes."""
 
@@ -32,6 +39,7 @@ class Draft:
         self.path = path
         self._file: BinaryIO = fs.open(path, "wb")
         self._hash = hashlib.sha256()
+        self._syncs: list[Future[None]] = []
         self.size = 0
 
     def write(self, *pieces: bytes | memoryview) -> None:
@@ -39,6 +47,15 @@ class Draft:
             self._file.write(piece)
             self._hash.update(piece)
             self.size += len(piece)
+        if self.size >= (len(self._syncs) + 1) * SYNC_EVERY and isinstance(self._fs, LocalFileSystem):
+            self._file.flush()
+            self._syncs.append(_syncing.submit(_sync, self.path))
+
+    def synced(self) -> None:
+        """Wait until all that was written is on the disk; raises what went wrong on the way there."""
+        for sync in self._syncs:
+            sync.result()
+        _sync(self.path)  # by its name: whoever read the draft has closed its file
 
     @property
     def digest(self) -> str:
@@ -141,7 +158,7 @@ class Blobs:
         if not self._local:
             self._fs.mv(draft.path, path)
             return draft.digest
-        _sync(draft.path)  # by its name: whoever read the draft has closed its file
+        draft.synced()
         fresh = not os.path.isdir(parent)
         os.makedirs(parent, exist_ok=True)
         os.replace(draft.path, path)
