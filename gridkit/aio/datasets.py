@@ -49,9 +49,14 @@ class Datasets(Base):
             query: an id, a tag, or a part of a description, upper and lower case being different; of several, all
                 must match. The node gives 1000 of them at most.
 
+        Raises:
+            UsageError: the query is neither a text nor a list.
+
         Example:
             >>> await grid.search(["#xray", "#chest"])                              # doctest: +SKIP
         """
+        if not isinstance(query, str | list | tuple):
+            raise UsageError(f"query is {type(query).__name__}", 'give a text or a list of texts, such as ["#xray"]')
         return Listed(await self._datasets.search(query), self.url)
 
     async def publish(

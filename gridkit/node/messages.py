@@ -252,7 +252,8 @@ def parse(kind: type[M], data: dict[str, Any]) -> M:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part)[:50] for part in first["loc"]) or "message"
-        raise NodeError(f"{where}: {first['msg']}", code=ErrorCode.BAD_REQUEST, status=400) from None
+        reason = first["msg"].removeprefix("Value error, ")
+        raise NodeError(f"{where}: {reason}", code=ErrorCode.BAD_REQUEST, status=400) from None
 
 
 def from_base64(text: str) -> bytes:

@@ -298,7 +298,7 @@ class Models:
         if not row.allow_remote_inference:
             raise AccessError(
                 NO_INFERENCE,
-                f"'{model_id}' was served with allow_remote_inference=False",
+                f"'{model_id}' was served with allow_remote_inference=False; its owner may serve another version",
                 code=ErrorCode.NOT_ALLOWED,
                 status=403,
             )
@@ -359,5 +359,5 @@ def _not_found(model_id: str) -> NotFoundError:
 
 def _may_download(row: Any) -> None:
     if not row.allow_download:
-        hint = f"'{row.id}' was served with allow_download=False"
+        hint = f"'{row.id}' was served with allow_download=False; its owner may serve another version"
         raise AccessError(NO_DOWNLOAD, hint, code=ErrorCode.NOT_ALLOWED, status=403)

@@ -52,6 +52,8 @@ def test_a_private_tensor_is_found_and_computed_on(grids: SimpleNamespace) -> No
     found = grids.bob.search(["#xray", "patients"])
     assert isinstance(found, Datasets) and found == [id] and found[id]["owner"] == "ada"
     assert not grids.bob.search("#hand")
+    with pytest.raises(UsageError, match="query is int"):
+        grids.bob.search(5)
     assert torch.equal(grids.bob.run_plan(mean, id), X.mean(0))
     with pytest.raises(AccessError, match="doesn't let you fetch") as refused:
         grids.bob.fetch_dataset(id)

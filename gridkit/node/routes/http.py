@@ -258,6 +258,9 @@ def store_error(error: Exception) -> NodeError:
         return LimitError("the node has no room left on its disk", code=ErrorCode.NO_ROOM, status=507)
     if isinstance(error, OperationalError) and "locked" in str(error.orig):
         return NodeError("the node's database is locked", "try again", code=ErrorCode.BUSY, status=503)
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        logging.getLogger("gridkit.node").warning("the node has no file or socket left to open (ulimit -n)")
+        return NodeError("the node has too many connections open", "try again", code=ErrorCode.BUSY, status=503)
     logging.getLogger("gridkit.node").error("the node failed", exc_info=error)
     return NodeError("the node failed; its log says why", code=ErrorCode.INTERNAL)
 
