@@ -132,6 +132,14 @@ class GridkitWebSocket(WebSocketsSansIOProtocol):
             extensions = cast(dict[str, Any], self.scope["extensions"])
             extensions["gridkit.limit"] = self._raise_limit
 
+    def handle_parser_exception(self) -> None:
+        super().handle_parser_exception()
+        self.disconnected = True  # an answer that is on its way finds nobody; uvicorn calls it a mistake of the app
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self.disconnected = True
+
     def _raise_limit(self, size: int) -> None:
         self.conn.max_message_size = size
 

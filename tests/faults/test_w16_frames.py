@@ -93,6 +93,16 @@ def test_w16_a_socket_that_was_closed_takes_no_message(raw: RawSocket, node: Nod
         assert "good" in http.get("/models/").json()["models"]
 
 
+def test_w16_an_answer_whose_socket_ended_meanwhile_is_no_failure(node: NodeUnderTest) -> None:
+    """What is behind a message ends the socket while the answer is on its way; `node` looks for a traceback."""
+    for wrong in (frame(0xF0, b""), frame(FIN | TEXT, b"\xff"), frame(FIN | TEXT, declared=1 << 62)):
+        for _ in range(20):
+            raw = RawSocket(node)
+            raw.send_bytes(frame(FIN | TEXT, b'{"type": "list-models"}') + wrong)
+            assert raw.close_code() in (1002, 1007, 1009)
+            raw.close()
+
+
 HANDSHAKES = {
     "no key": ("Sec-WebSocket-Key", "X-Key"),
     "a key that is none": ("A" * 22 + "==", "short"),

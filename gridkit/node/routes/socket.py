@@ -127,11 +127,7 @@ async def serve(socket: WebSocket) -> None:
 async def _talk(connection: Connection) -> None:
     socket = connection.socket
     try:
-        while True:
-            message = await socket.receive()
-            if message["type"] == "websocket.disconnect":
-                _note_end(connection, message.get("code", 1000))
-                return
+        while (message := await socket.receive())["type"] != "websocket.disconnect":
             text = message.get("text")
             async with AsyncExitStack() as connection.held:
                 done: Answer
@@ -145,8 +141,10 @@ async def _talk(connection: Connection) -> None:
                     await socket.send_bytes(done)
                 else:
                     await socket.send_json(done)
-    except WebSocketDisconnect:
-        return
+    except WebSocketDisconnect:  # nobody waits for this answer; why is still to come
+        while message["type"] != "websocket.disconnect":
+            message = await socket.receive()
+    _note_end(connection, message.get("code", 1000))
 
 
 ROUTES = [WebSocketRoute("/", serve)]
