@@ -14,8 +14,11 @@ FORM = "/model-centric/host-training"
 
 
 def routes_of(folder: Path, *methods: str) -> list[tuple[str, str]]:
-    """(method, path) of each route with one of these methods, in one spelling."""
-    each = {(method, spelling(path)): path for method, path, _ in all_routes(folder) if method in methods}
+    """(method, path) of each route with one of these methods, in its first spelling."""
+    each: dict[tuple[str, str], str] = {}
+    for method, path, _ in all_routes(folder):
+        if method in methods:
+            each.setdefault((method, spelling(path)), path)
     return [(method, path) for (method, _), path in each.items()]
 
 
