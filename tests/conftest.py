@@ -11,6 +11,11 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Other programs share the machine: how long an example takes says nothing of the test
+settings.register_profile("gridkit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("gridkit")
 
 NO_SKIPS = os.environ.get("GRIDKIT_NO_SKIPS") == "1"
 

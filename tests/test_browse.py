@@ -63,7 +63,7 @@ def test_a_model_is_read_about_tried_downloaded_and_deleted(grid: gk.Session, br
     browser.run_button.click()
     until(lambda: browser.result is not None, "the answer")
     assert torch.equal(browser.result, net(torch.tensor([[1, 2, 3], [0.5, 0, -1]])).detach())
-    assert "Tensor [2, 2]" in browser.output.value
+    until(lambda: "Tensor [2, 2]" in browser.output.value, "the shown answer")
 
     browser.download_button.click()
     until(lambda: isinstance(browser.result, torch.nn.Module), "the download")

@@ -133,7 +133,7 @@ frames = st.builds(
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
-@settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3000, suppress_health_check=list(HealthCheck))
 @given(st.lists(frames | st.binary(max_size=50) | st.just(frame(FIN | TEXT, PING)), max_size=8), st.booleans())
 def test_w16_any_frames_end_with_a_code_or_an_answer(node: NodeUnderTest, sent: list[bytes], trusted: bool) -> None:
     """Whatever came before, the node closes as the protocol says, or it answers; and it takes the next socket."""

@@ -139,8 +139,8 @@ class Histories(RuleBasedStateMachine):
 
 # Long histories get everywhere; short ones end in the middle of something, where a training could be left stuck.
 class TestLongHistories(Histories.TestCase):  # type: ignore[name-defined,misc]
-    settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+    settings = settings(max_examples=80, stateful_step_count=40)
 
 
 class TestShortHistories(Histories.TestCase):  # type: ignore[name-defined,misc]
-    settings = settings(max_examples=300, stateful_step_count=7, deadline=None)
+    settings = settings(max_examples=300, stateful_step_count=7)

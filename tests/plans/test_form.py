@@ -282,7 +282,7 @@ def only_plan_error(data: bytes) -> None:
         assert error.message
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.data())
 def test_changed_headers_raise_only_plan_error(data: st.DataObject) -> None:
     header = small()
@@ -304,7 +304,7 @@ def test_changed_headers_raise_only_plan_error(data: st.DataObject) -> None:
     only_plan_error(pack(header, ONES))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_flipped_bytes_raise_only_plan_error(data: st.DataObject) -> None:
     blob = bytearray(pack(small(), ONES))
@@ -313,7 +313,7 @@ def test_flipped_bytes_raise_only_plan_error(data: st.DataObject) -> None:
     only_plan_error(bytes(blob[: data.draw(st.integers(0, len(blob)))] if data.draw(st.booleans()) else blob))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200))
 def test_foreign_bytes_raise_only_plan_error(data: bytes) -> None:
     only_plan_error(data)

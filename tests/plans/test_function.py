@@ -30,7 +30,7 @@ def loss_and_hits(scores: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Ten
     return F.cross_entropy(scores, labels), (scores.argmax(1) == labels).sum()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(size=st.integers(1, 65), seed=st.integers(0, 99))
 def test_gives_what_the_function_gives(size: int, seed: int) -> None:
     torch.manual_seed(seed)

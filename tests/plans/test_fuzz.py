@@ -17,13 +17,13 @@ from tests.plans.fuzz import checked, corpus, mutated
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(plan=st.integers(0, len(corpus()) - 1), seed=st.integers(0, 1 << 40), batch=st.integers(1, 9))
 def test_changed_plans_raise_only_plan_error(plan: int, seed: int, batch: int) -> None:
     checked(mutated(corpus()[plan], random.Random(seed)), batch)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data(), plan=st.integers(0, len(corpus()) - 1))
 def test_changed_bytes_raise_only_plan_error(data: st.DataObject, plan: int) -> None:
     blob = bytearray(corpus()[plan])

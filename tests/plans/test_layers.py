@@ -102,7 +102,7 @@ def check(name: str, sizes: Sequence[int], seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@settings(max_examples=3, deadline=None, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=3, phases=[Phase.explicit, Phase.generate])
 @given(sizes=st.lists(st.integers(1, 65), min_size=1, max_size=2), seed=st.integers(0, 99))
 def test_steps_have_the_bits_of_eager_training(name: str, sizes: list[int], seed: int) -> None:
     check(name, sizes, seed)

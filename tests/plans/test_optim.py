@@ -80,7 +80,7 @@ TORCH: dict[Any, Any] = {Adam: torch.optim.Adam, AdamW: torch.optim.AdamW, SGD: 
 
 @pytest.mark.parametrize("kind", [Adam, AdamW])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(
     lr=st.floats(1e-4, 0.5),
     betas=st.sampled_from([(0.9, 0.999), (0.5, 0.9), (0.0, 0.99), (0.95, 0.0)]),

@@ -67,7 +67,7 @@ def assert_equal_bits(mine: list[torch.Tensor], theirs: list[torch.Tensor]) -> N
         {"momentum": 0.9, "weight_decay": 1e-4, "nesterov": True},
     ],
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(sizes=st.lists(st.integers(1, 65), min_size=1, max_size=3), lr=st.floats(1e-4, 1), seed=st.integers(0, 99))
 def test_steps_have_the_bits_of_eager_training(
     kind: str, options: dict[str, Any], sizes: list[int], lr: float, seed: int

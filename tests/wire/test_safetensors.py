@@ -36,7 +36,7 @@ def opened(data: bytes) -> TensorFile:
     return TensorFile(io.BytesIO(data))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(arrays, max_size=5))
 def test_what_is_packed_is_read_bit_for_bit(values: list[np.ndarray]) -> None:
     data = pack_tensors(values).tobytes()
@@ -149,7 +149,7 @@ def test_s4_a_header_that_lies_is_refused_and_nothing_allocated_by_it(case: str)
     assert peak < 10 * len(data) + (1 << 20)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_s4_any_change_of_a_byte_is_read_or_refused(data: st.DataObject) -> None:
     whole = bytearray(pack_tensors([np.arange(3, dtype=np.int16), np.ones((2, 2))]).tobytes())

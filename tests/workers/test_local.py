@@ -100,7 +100,7 @@ def test_every_key_of_the_order_counts() -> None:
         assert not same(base, train(**other))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     shift=st.integers(0, 15), threads=st.integers(1, 2), form=st.sampled_from(["array", "fortran", "tensor", "list"])
 )

@@ -43,7 +43,7 @@ def memory_of(value: Any) -> set[int]:
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if not table()[n].is_view and n not in _ALIASES])
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(data=st.data())
 def test_a_row_that_is_no_view_gives_memory_of_its_own(name: str, data: st.DataObject) -> None:
     case = CASES[name](data.draw)
@@ -222,7 +222,7 @@ def plans(draw: Any) -> Plan:
     return made(nodes, p, q, loss, {4: np.linspace(-1, 1, 9, dtype=np.float32).reshape(3, 3)})
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(plan=plans())
 def test_no_plan_can_tell(plan: Plan) -> None:
     assert_loops_agree(plan)

@@ -78,7 +78,7 @@ def one_node(name: str, args: list[Any], kwargs: dict[str, Any], truth: tuple[An
 
 
 @pytest.mark.parametrize("name", ATEN)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_rule_and_engine_agree_with_torch(name: str, data: st.DataObject) -> None:
     case = CASES[name](data.draw)
