@@ -239,6 +239,8 @@ _ROWS: dict[str, tuple[Kind, Count]] = {
     "sum": ("reductions", _argument("self")),
     "mean": ("reductions", _argument("self")),
     **dict.fromkeys(("amax", "amin", "argmax", "argmin", "cumsum", "max", "min"), ("reductions", _argument("self"))),
+    # comparisons, of which there are more than one a value
+    **dict.fromkeys(("median", "sort", "topk"), ("reductions", _argument("self"))),
     "linalg_vector_norm": ("reductions", _argument("self", 2)),
     # the mean, subtract, square, sum; maximum, subtract, exponential, sum
     "std": ("reductions", _argument("self", 4)),

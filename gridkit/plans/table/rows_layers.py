@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gridkit.plans.table import shapes_index, shapes_layers
+from gridkit.plans.table import shapes_index, shapes_layers, shapes_order
 from gridkit.plans.table.shapes import Rule
 
 LAYERS: tuple[tuple[Rule, str], ...] = (
@@ -199,21 +199,21 @@ LAYERS: tuple[tuple[Rule, str], ...] = (
         "aten.adaptive_max_pool2d_backward.default(Tensor grad_output, Tensor self, Tensor indices) -> Tensor",
     ),
     (
-        shapes_layers.extreme,
+        shapes_order.extreme,
         """
         aten.amax.default(Tensor self, int[1] dim=[], bool keepdim=False) -> Tensor
         aten.amin.default(Tensor self, int[1] dim=[], bool keepdim=False) -> Tensor
         """,
     ),
     (
-        shapes_layers.extreme_of_dim,
+        shapes_order.extreme_of_dim,
         """
         aten.max.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor, Tensor)
         aten.min.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor, Tensor)
         """,
     ),
     (
-        shapes_layers.index_of_extreme,
+        shapes_order.index_of_extreme,
         """
         aten.argmax.default(Tensor self, int? dim=None, bool keepdim=False) -> Tensor
         aten.argmin.default(Tensor self, int? dim=None, bool keepdim=False) -> Tensor
@@ -228,6 +228,16 @@ LAYERS: tuple[tuple[Rule, str], ...] = (
         aten.linalg_vector_norm.default(Tensor self, Scalar ord=2, int[1]? dim=None, bool keepdim=False, *,
             dtype? dtype=None) -> Tensor
         """,
+    ),
+    (shapes_order.middle, "aten.median.default(Tensor self) -> Tensor"),
+    (shapes_order.middle_of_dim, "aten.median.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor, Tensor)"),
+    (
+        shapes_order.sorted_,
+        "aten.sort.default(Tensor self, int dim=-1, bool descending=False) -> (Tensor, Tensor)",
+    ),
+    (
+        shapes_order.largest,
+        "aten.topk.default(Tensor self, int k, int dim=-1, bool largest=True, bool sorted=True) -> (Tensor, Tensor)",
     ),
     (shapes_layers.cumulated, "aten.cumsum.default(Tensor self, int dim, *, dtype? dtype=None) -> Tensor"),
     (

@@ -43,25 +43,6 @@ def mean(a: Args) -> Meta:
     return reduce(a)
 
 
-def extreme(a: Args) -> Meta:
-    """The largest or smallest value over `dim`."""
-    shape = a["self"].shape
-    axes = axes_of(a["dim"], len(shape))
-    need(all(shape[i] for i in axes if shape), f"no values to choose from in {text_of(shape)}")
-    return Meta(reduce(dict(a, dtype=a["self"].dtype)).shape, a["self"].dtype)
-
-
-def extreme_of_dim(a: Args) -> tuple[Meta, Meta]:
-    out = extreme(dict(a, dim=[a["dim"]]))
-    return out, Meta(out.shape, "int64")
-
-
-def index_of_extreme(a: Args) -> Meta:
-    out = extreme(dict(a, dim=None if a["dim"] is None else [a["dim"]]))
-    need(a["self"].dtype != "bool", "argmax of bool")
-    return Meta(out.shape, "int64")
-
-
 def cumulated(a: Args) -> Meta:
     axis_of(a["dim"], len(a["self"].shape))
     return Meta(a["self"].shape, a["dtype"] or (a["self"].dtype if kind_of(a["self"].dtype) == 2 else "int64"))
