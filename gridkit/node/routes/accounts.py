@@ -12,7 +12,7 @@ from gridkit.errors import ErrorCode, NodeError
 from gridkit.node import messages
 from gridkit.node.accounts import Accounts
 from gridkit.node.rates import source
-from gridkit.node.routes.http import body, limits_of, principal_of, route, service_of
+from gridkit.node.routes.http import body, id_in_path, limits_of, principal_of, route, service_of
 
 MAX_ROWS = 100_000
 
@@ -40,13 +40,13 @@ async def add_user(request: Request) -> Response:
 
 
 async def remove_user(request: Request) -> Response:
-    await accounts_of(request).remove(principal_of(request), request.path_params["name"])
+    await accounts_of(request).remove(principal_of(request), id_in_path(request, "name"))
     return JSONResponse({"success": True})
 
 
 async def set_password(request: Request) -> Response:
     wish = messages.parse(messages.SetPassword, await _json(request))
-    await accounts_of(request).set_password(principal_of(request), request.path_params["name"], wish)
+    await accounts_of(request).set_password(principal_of(request), id_in_path(request, "name"), wish)
     return JSONResponse({"success": True})
 
 
@@ -65,7 +65,7 @@ async def create_token(request: Request) -> Response:
 
 
 async def revoke_token(request: Request) -> Response:
-    await accounts_of(request).revoke(principal_of(request), request.path_params["token_id"])
+    await accounts_of(request).revoke(principal_of(request), id_in_path(request, "token_id"))
     return JSONResponse({"success": True})
 
 

@@ -19,6 +19,7 @@ from gridkit.node.routes.form import members
 from gridkit.node.routes.http import (
     body,
     declared_size,
+    id_in_path,
     limits_of,
     principal_of,
     ranged_file_answer,
@@ -105,7 +106,7 @@ async def search(request: Request) -> Response:
 
 
 def _id(request: Request) -> str:
-    return str(request.path_params["dataset_id"])
+    return id_in_path(request, "dataset_id")
 
 
 ROUTES = [

@@ -224,6 +224,14 @@ def needed(request: Request, name: str) -> str:
     return value
 
 
+def id_in_path(request: Request, name: str) -> str:
+    """An id in the path, any text; the guard has refused control characters."""
+    id = str(request.path_params[name])
+    if len(id) > Limits().text:
+        raise NodeError(f"an id has at most {Limits().text} characters", code=ErrorCode.BAD_REQUEST, status=400)
+    return id
+
+
 async def on_gridkit_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, GridkitError)
     principal, operation = getattr(request.state, "principal", ANONYMOUS), getattr(request.state, "operation", "")

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gridkit.node import messages
-from gridkit.node.routes.http import body, limits_of, principal_of, route, service_of, spelled
+from gridkit.node.routes.http import body, id_in_path, limits_of, principal_of, route, service_of, spelled
 
 CONNECTED = "Succesfully connected."
 """the original's text, with its spelling: clients compare it"""
@@ -30,7 +30,7 @@ async def connect_node(request: Request) -> Response:
 
 
 async def forget(request: Request) -> Response:
-    await service_of(request).peers.forget(principal_of(request), request.path_params["node_id"])
+    await service_of(request).peers.forget(principal_of(request), id_in_path(request, "node_id"))
     return JSONResponse({"success": True})
 
 

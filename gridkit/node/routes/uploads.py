@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from gridkit.errors import ErrorCode, NodeError
 from gridkit.node import messages
 from gridkit.node.direct import DirectBody
-from gridkit.node.routes.http import body, limits_of, principal_of, route, service_of
+from gridkit.node.routes.http import body, id_in_path, limits_of, principal_of, route, service_of
 from gridkit.node.uploads import Upload
 
 
@@ -28,7 +28,7 @@ async def begin(request: Request) -> Response:
 
 
 async def state(request: Request) -> Response:
-    upload = service_of(request).uploads.find(principal_of(request), request.path_params["upload_id"])
+    upload = service_of(request).uploads.find(principal_of(request), id_in_path(request, "upload_id"))
     return JSONResponse(state_of(upload))
 
 
@@ -36,7 +36,7 @@ async def append(request: Request) -> Response:
     offset = request.query_params.get("offset", "")
     if not (offset.isascii() and offset.isdecimal() and len(offset) < 20):
         raise NodeError("the query has no usable 'offset'", code=ErrorCode.BAD_REQUEST, status=400)
-    uploads, upload_id = service_of(request).uploads, request.path_params["upload_id"]
+    uploads, upload_id = service_of(request).uploads, id_in_path(request, "upload_id")
     principal = principal_of(request)
     upload, turn = await uploads.resume(principal, upload_id, int(offset))
     direct = _direct(request)
@@ -58,7 +58,7 @@ def _direct(request: Request) -> DirectBody | None:
 
 
 async def delete(request: Request) -> Response:
-    await service_of(request).uploads.delete(principal_of(request), request.path_params["upload_id"])
+    await service_of(request).uploads.delete(principal_of(request), id_in_path(request, "upload_id"))
     return JSONResponse({"success": True})
 
 
