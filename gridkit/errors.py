@@ -80,6 +80,10 @@ class ErrorCode(enum.StrEnum):
     NOT_IN_COHORT = "NOT_IN_COHORT"
     CYCLE_FULL = "CYCLE_FULL"
     CYCLE_CHANGING = "CYCLE_CHANGING"
+    TOO_FEW_WORKERS = "TOO_FEW_WORKERS"
+    IN_DRAW = "IN_DRAW"
+    COOLING_DOWN = "COOLING_DOWN"
+    TOO_SLOW = "TOO_SLOW"
     TRAINING_OVER = "TRAINING_OVER"
 
 
@@ -180,7 +184,13 @@ class GridClientError(NodeError, RuntimeError):
 
 
 class NodeUnreachable(GridkitError, ConnectionError):
-    """No answer from the node: it isn't started, it ended, or the connection was cut."""
+    """No answer from the node: it isn't started, it ended, or the connection was cut.
+
+    Attributes:
+        sent: the request may have reached the node, and may have been done.
+    """
+
+    sent = True
 
 
 class RunError(GridkitError):

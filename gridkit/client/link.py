@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 import ssl
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -49,8 +50,10 @@ def impatient() -> Iterator[None]:
 
 
 _AGAIN = {502, 503, 504, 507}
-"""statuses of a node that is starting, ending, or short of room: worth another try to whoever is patient, as is an
-answer that says when (`Retry-After`)"""
+"""statuses of a node that is starting, ending, or short of room, and of proxies before one"""
+_PASSING = (None, ErrorCode.BUSY, ErrorCode.NO_ROOM)
+"""what such an answer says if it is worth another try; that a computation took too long or another node is dead is
+final"""
 
 
 class Link:
@@ -59,7 +62,8 @@ class Link:
     Args:
         url: ``http://host:port``, perhaps with a path.
         token: sent as `Authorization: Bearer`; never shown.
-        patience: seconds for which an unreachable node is tried again, with growing, jittered pauses. None is for ever.
+        patience: seconds for which, from the first failure on, an unreachable node is tried again, with growing,
+            jittered pauses. None is for ever.
         say: told, once a trouble, that it is there and that it is over.
     """
 
@@ -107,13 +111,17 @@ class Link:
     async def request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         """Send, wait out an unreachable node as far as patience goes, and return a good response.
 
-        Only for calls that may be repeated (the node's calls are made so).
+        A request whose answer was lost goes again and is done once: what makes something carries a key by which the
+        node knows it again, and what was to be deleted and isn't there any more has been deleted.
 
         Raises:
             NodeError: what the node answered, with its code.
             NodeUnreachable: nobody answered.
         """
-        waited, patience = 0.0, 0.0 if _IMPATIENT.get() else self.patience
+        patience = 0.0 if _IMPATIENT.get() else self.patience
+        clock, since, sent = asyncio.get_running_loop().time, None, False
+        if method == "POST":
+            kwargs["headers"] = {**kwargs.get("headers", {}), "idempotency-key": uuid.uuid4().hex}
         for attempt in itertools.count():
             if self._http.is_closed:
                 raise NodeUnreachable(f"the session to {self.url} is closed", "gk.connect or gk.launch opens another")
@@ -121,23 +129,28 @@ class Link:
                 response = await self.send(method, path, **kwargs)
             except NodeUnreachable as error:
                 failure: Exception = error
+                sent = sent or error.sent
             else:
-                if response.status_code not in _AGAIN and "retry-after" not in response.headers:
+                if not _again(response):
                     if self._in_trouble:
                         self._in_trouble = False
                         self._say(f"the node at {self.url} answers again")
+                    if sent and method == "DELETE" and response.status_code == 404:
+                        return response
                     return self._good(response)
                 failure = _error(response)
-            if patience is not None and waited >= patience:
+                sent = sent or response.status_code in (502, 504)  # a proxy's: the node may have done it
+            now = clock()
+            since = now if since is None else since
+            if patience is not None and now - since >= patience:
                 raise failure from None
             if not self._in_trouble:
                 self._in_trouble = True
                 self._say(f"{str(failure).splitlines()[0]}; trying again")
             pause = random.uniform(0.5, 1.0) * min(5.0, 0.05 * 2 ** min(attempt, 10))
             if patience is not None:
-                pause = min(pause, patience - waited)
+                pause = min(pause, patience - (now - since))
             await asyncio.sleep(pause)
-            waited += pause
         raise AssertionError("unreachable")
 
     async def send(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
@@ -180,15 +193,22 @@ class Link:
     def unreachable(self, error: Exception) -> NodeUnreachable:
         """The error of who got no answer."""
         reason = str(error) or type(error).__name__
-        return NodeUnreachable(
+        found = NodeUnreachable(
             f"no answer from the node at {self.url}: {reason}", "check that it runs and that the address is right"
         )
+        found.sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+        return found
 
 
 async def _rows(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
     async for line in response.aiter_lines():
         if line.startswith("data: "):
             yield json.loads(line[6:])
+
+
+def _again(response: httpx.Response) -> bool:
+    """Whether this answer is worth another try to whoever is patient: it says when, or what it says will pass."""
+    return "retry-after" in response.headers or (response.status_code in _AGAIN and _error(response).code in _PASSING)
 
 
 def _error(response: httpx.Response) -> NodeError:

@@ -58,8 +58,8 @@ class Accounts:
             for r in rows
         ]
 
-    async def add(self, principal: Principal, wish: messages.AddUser) -> None:
-        """A new account.
+    async def add(self, principal: Principal, wish: messages.AddUser, request: str | None = None) -> None:
+        """A new account; the same `request` (a key of the client's) again is done already.
 
         Raises:
             ConflictError: the name is taken.
@@ -72,7 +72,10 @@ class Accounts:
         kept = None if wish.password is None else await self._passwords.hash(wish.password)
 
         def insert(c: sa.Connection) -> None:
-            if c.execute(sa.select(db.account.c.name).where(db.account.c.name == wish.name)).first():
+            found = c.execute(sa.select(db.account.c.request).where(db.account.c.name == wish.name)).first()
+            if found is not None and request is not None and found.request == request:
+                return
+            if found is not None:
                 raise ConflictError(
                     f"there is an account '{wish.name}' already",
                     "choose another name",
@@ -80,7 +83,7 @@ class Accounts:
                     status=409,
                 )
             values = {"name": wish.name, "role": wish.role, "password": kept, "created_at": time.time()}
-            c.execute(db.account.insert().values(**values))
+            c.execute(db.account.insert().values(**values, request=request))
 
         await self._db.write(insert)
 
@@ -135,10 +138,13 @@ class Accounts:
         made = await self._insert(who.name, "login", "login", None, time.time() + LOGIN_SECONDS)
         return {**made, "role": str(who.role)}
 
-    async def create_token(self, principal: Principal, wish: messages.CreateToken) -> dict[str, Any]:
+    async def create_token(
+        self, principal: Principal, wish: messages.CreateToken, request: str | None = None
+    ) -> dict[str, Any]:
         """A token of one's own account, or of anybody's for the owner; it is told once and kept as a digest.
 
-        A token that has scopes gives out no others, and a token that was created so none that outlives it.
+        A token that has scopes gives out no others, and a token that was created so none that outlives it. The same
+        `request` (a key of the client's) again replaces what it made: nobody has read that.
 
         Raises:
             AccessError: `FORBIDDEN`, for another's account, or with more rights than who asks has.
@@ -155,7 +161,8 @@ class Accounts:
                 code=ErrorCode.FORBIDDEN,
                 status=403,
             )
-        return await self._insert(name, "key", wish.label, scopes, time.time() + wish.expires, by=principal.token)
+        expires_at = time.time() + wish.expires
+        return await self._insert(name, "key", wish.label, scopes, expires_at, by=principal.token, request=request)
 
     async def tokens(self, principal: Principal) -> list[dict[str, Any]]:
         """All tokens that haven't expired for the owner, their own for others; never the secrets."""
@@ -202,6 +209,7 @@ class Accounts:
         scopes: frozenset[str] | None,
         expires_at: float,
         by: str = "",
+        request: str | None = None,
     ) -> dict[str, Any]:
         token_id, token, digest = new_token()
         wanted = None if scopes is None else sorted(scopes)
@@ -214,14 +222,14 @@ class Accounts:
             until = expires_at if parent is None or parent.kind == "login" else min(expires_at, parent.expires_at)
             mine = sa.and_(db.token.c.account == name, db.token.c.kind == kind)
             c.execute(db.token.delete().where(mine, db.token.c.expires_at < now))
+            ended = [] if request is None else _delete_tokens(c, sa.and_(mine, db.token.c.request == request))
             ids = list(c.execute(sa.select(db.token.c.id).where(mine).order_by(db.token.c.created_at)).scalars())
-            ended: list[str] = []
             if kind == "login" and len(ids) >= MAX_LOGINS:
-                ended = _delete_tokens(c, db.token.c.id.in_(ids[: len(ids) - MAX_LOGINS + 1]))
+                ended += _delete_tokens(c, db.token.c.id.in_(ids[: len(ids) - MAX_LOGINS + 1]))
             elif len(ids) >= MAX_KEYS:
                 raise LimitError(f"'{name}' has {MAX_KEYS} tokens", "revoke some", code=ErrorCode.TOO_MANY, status=429)
-            values = {"account": name, "kind": kind, "label": label, "scopes": wanted, "created_at": now}
-            c.execute(db.token.insert().values(id=token_id, digest=digest, expires_at=until, **values))
+            values = {"account": name, "kind": kind, "label": label, "scopes": wanted, "request": request}
+            c.execute(db.token.insert().values(id=token_id, digest=digest, expires_at=until, created_at=now, **values))
             return until, ended
 
         until, ended = await self._db.write(insert)

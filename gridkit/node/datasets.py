@@ -7,7 +7,6 @@ it weren't there: lists leave it out, and asked for by its id it isn't found; on
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -125,9 +124,8 @@ class Datasets:
             return self._shown(c, principal, [c.execute(sa.select(datasets).where(datasets.c.id == wish.id)).one()])[0]
 
         try:
-            with contextlib.ExitStack() as pins:
+            with self._blobs.pinned(*(draft.digest for draft in drafts.values())):
                 for draft in drafts.values():
-                    pins.enter_context(self._blobs.pinned(draft.digest))
                     await asyncio.to_thread(self._blobs.keep, draft)
                 return await self._db.write(insert)
         except NodeError:
@@ -245,7 +243,7 @@ class Datasets:
             found = dict(_parts(c, [dataset_id])[dataset_id])
             if mock:
                 if "mock" not in found:
-                    raise _not_found(f"dataset '{dataset_id}' has no mock sample")
+                    raise _not_found(f"dataset '{dataset_id}' has no mock sample", "ask its owner for one: publish(…, mock=…)")
                 return found["mock"]
             if not self._may_fetch(principal, row):
                 told = "run_plan computes on it, as far as the policy lets"
@@ -404,8 +402,8 @@ def _parts(c: sa.Connection, ids: Sequence[str]) -> dict[str, dict[str, str]]:
     return found
 
 
-def _not_found(message: str) -> NotFoundError:
-    return NotFoundError(message, "grid.datasets lists those that there are", code=ErrorCode.NOT_FOUND, status=404)
+def _not_found(message: str, hint: str = "grid.datasets lists those that there are") -> NotFoundError:
+    return NotFoundError(message, hint, code=ErrorCode.NOT_FOUND, status=404)
 
 
 def _refused(principal: Principal, message: str, hint: str) -> AccessError:

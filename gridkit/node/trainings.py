@@ -47,6 +47,7 @@ class Trainings:
         server_config: dict[str, Any],
         *,
         averaging_plan: bytes | None = None,
+        request: str | None = None,
     ) -> dict[str, Any]:
         """Host a training process: its model, its plans, and the rules of its cycles.
 
@@ -55,6 +56,7 @@ class Trainings:
             plans: name to bytes, gridkit's own form.
             client_config: for the workers; `name` and `version` are together unique.
             server_config: see `federated.cycle.CycleRules`.
+            request: the client's key for this; the same one again is done already, and has the same answer.
 
         Returns:
             `process` (id), `plans` (name to id), `worker_token`, and with a fixed roster `worker_tokens`, one a slot.
@@ -79,19 +81,19 @@ class Trainings:
                 await asyncio.to_thread(intake.check_plan, data)
             except PlanError as error:
                 raise NodeError(f"plan '{name}': {error.message}", error.hint, code=error.code, status=400) from None
-        process_id = uuid.uuid4().hex
         state, decisions = cycle.CycleState.start(rules, self.rounds.clock())
         rows = history.publish(None, None, state, decisions)
         draft = self._blobs.draft()
         kept: list[str] = []
         try:
             specs = await asyncio.to_thread(intake.copy_model, model, draft)
-            with self._blobs.pinned(draft.digest):
+            digests = {name: hashlib.sha256(data).hexdigest() for name, data in plans.items()}
+            with self._blobs.pinned(draft.digest, *digests.values()):
                 kept.append(await asyncio.to_thread(self._blobs.keep, draft))
                 for data in plans.values():
                     kept.append((await asyncio.to_thread(self._blobs.put, [data]))[0])
                 values = {
-                    "id": process_id,
+                    "id": uuid.uuid4().hex,
                     "name": named.name,
                     "version": named.version,
                     "owner": principal.name,
@@ -102,9 +104,11 @@ class Trainings:
                     "state": state.to_json(),
                     "revision": 0,
                     "deadline": state.deadline,
+                    "request": request,
                 }
-                digests = dict(zip(plans, kept[1:], strict=True))
-                plan_ids = await self._db.write(lambda c: _insert_process(c, values, kept[0], digests, rows))
+                process_id, plan_ids = await self._db.write(
+                    lambda c: _insert_process(c, values, kept[0], digests, rows)
+                )
         except NodeError:
             await garbage.discard(self._db, self._blobs, kept)
             raise
@@ -455,11 +459,13 @@ def _plans(c: sa.Connection, process_id: str) -> list[Any]:
 
 def _insert_process(
     c: sa.Connection, values: dict[str, Any], model: str, plans: Mapping[str, str], rows: list[dict[str, Any]]
-) -> dict[str, int]:
-    """A process with its plans (name to digest), its first checkpoint and its first rows; the ids of the plans."""
+) -> tuple[str, dict[str, int]]:
+    """A process with its plans (name to digest), its first checkpoint and its first rows; its id, and its plans'."""
     name, version = values["name"], values["version"]
-    taken = sa.select(db.process.c.id).where(db.process.c.name == name, db.process.c.version == version)
-    if c.execute(taken).first():
+    taken = sa.select(db.process).where(db.process.c.name == name, db.process.c.version == version)
+    if found := c.execute(taken).first():
+        if values["request"] is not None and (found.request, found.owner) == (values["request"], values["owner"]):
+            return found.id, {plan.name: plan.id for plan in _plans(c, found.id)}
         raise ConflictError(
             f"a training '{name}' {version} is hosted already",
             "host it under another version",
@@ -473,7 +479,7 @@ def _insert_process(
     for plan, digest in plans.items():
         done = c.execute(db.plan.insert().values(process=values["id"], name=plan, digest=digest))
         ids[plan] = done.inserted_primary_key[0]  # type: ignore[index]  # one row was inserted
-    return ids
+    return values["id"], ids
 
 
 def _refused(refusal: cycle.Refuse) -> NodeError:

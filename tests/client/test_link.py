@@ -75,6 +75,25 @@ def test_a_patient_link_waits_for_the_node_and_says_so_once() -> None:
     assert said[1].endswith("answers again")
 
 
+@pytest.mark.parametrize(("status", "code"), [(504, "TIMED_OUT"), (507, "OUT_OF_MEMORY"), (502, "TARGET_FAILED")])
+def test_what_failed_for_good_isnt_done_again_and_again(status: int, code: str) -> None:
+    async def use(url: str) -> None:
+        with pytest.raises(NodeError) as caught:
+            await Link(url, patience=20).json("POST", "/run-plan/x")
+        assert str(caught.value.code) == code
+
+    assert len(served([(status, {"code": code}), (200, {})], use)) == 1
+
+
+def test_a_delete_finds_nothing_if_no_earlier_try_can_have_deleted_it() -> None:
+    async def use(url: str) -> None:
+        with pytest.raises(NotFoundError):
+            await Link(url, patience=20).request("DELETE", "/models/typo")
+
+    served([(404, {})], use, late=0.2)  # refused connections before
+    served([(503, {"code": "BUSY"}), (404, {})], use)
+
+
 def test_a_link_without_patience_raises_at_once_and_one_with_some_in_the_end() -> None:
     async def go(patience: float) -> list[str]:
         said: list[str] = []

@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 
 from gridkit.client import transfer
+from gridkit.client.accounts import AccountClient
 from gridkit.client.datasets import DatasetClient
 from gridkit.client.link import Link
 from gridkit.client.models import ModelClient
+from gridkit.client.node import NodeClient
 from gridkit.errors import AccessError, ConflictError, LimitError, NotFoundError
+from gridkit.plans.plan import Plan
 from gridkit.policy import Policy
 from gridkit.wire.safetensors import Packed, pack_tensors
-from tests.support import TOKEN, NodeUnderTest, tiny_model
+from tests.support import MODEL, TOKEN, NodeUnderTest, tiny_model, tiny_plan
 
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
 TENSOR = {"kind": "tensor", "tags": [], "description": "", "policy": Policy().to_json()}
@@ -90,6 +93,65 @@ def test_a_model_whose_answer_is_lost_is_served_once(shared: NodeUnderTest, new_
             if not new_version:  # another call is another wish, be the bytes the same
                 with pytest.raises(ConflictError):
                     await models.host(packed(), wish, lambda done, size: None)
+
+    asyncio.run(main())
+
+
+def test_deletes_whose_answer_is_lost_are_done_and_find_nothing_when_nothing_was_there(shared: NodeUnderTest) -> None:
+    async def main() -> None:
+        for user in ("ada", "bob"):
+            shared.add_user(user)
+        direct = Link(shared.url, TOKEN)
+        await ModelClient(direct).host(packed(), {"model_id": "gone"}, lambda done, size: None)
+        await DatasetClient(direct).publish("gone", pack_tensors([X]), None, TENSOR, lambda done, size: None)
+        token = await AccountClient(direct).issue_token("bob", None, None, "")
+        await direct.close()
+        async with losing(shared, *[b"DELETE"] * 4) as (link, left):
+            deletes = {
+                "gone": (ModelClient(link).delete, DatasetClient(link).delete),
+                "ada": (AccountClient(link).remove_user,),
+                token.id: (AccountClient(link).revoke_token,),
+            }
+            for name, calls in deletes.items():
+                for delete in calls:
+                    await delete(name)
+                    with pytest.raises(NotFoundError):  # another call is another wish
+                        await delete(name)
+            assert not left
+
+    asyncio.run(main())
+
+
+def test_accounts_and_tokens_whose_answer_is_lost_are_made_once(shared: NodeUnderTest) -> None:
+    async def main() -> None:
+        async with losing(shared, b"POST /users", b"POST /tokens") as (link, left):
+            accounts = AccountClient(link)
+            await accounts.add_user("eve", "data scientist", "a password of hers")
+            token = await accounts.issue_token("eve", ["browse"], None, "nightly")
+            assert not left
+            assert [row["id"] for row in await accounts.tokens() if row["user"] == "eve"] == [token.id]
+            with shared.http(token.secret) as http:
+                assert http.get("/models/").status_code == 200
+            with pytest.raises(ConflictError):
+                await accounts.add_user("eve", "data scientist", "a password of hers")
+            await accounts.issue_token("eve", ["browse"], None, "nightly")
+            assert len([row for row in await accounts.tokens() if row["user"] == "eve"]) == 2
+
+    asyncio.run(main())
+
+
+def test_a_training_whose_answer_is_lost_is_hosted_once(shared: NodeUnderTest) -> None:
+    async def main() -> None:
+        async with losing(shared, b"POST /model-centric/host-training") as (link, left):
+            node = NodeClient(link)
+            wish = {"training_plan": Plan.from_bytes(tiny_plan())}, {"name": "lost", "version": "1.0"}, {"clients": 2}
+            hosted = await node.host_training(MODEL, *wish)
+            assert not left
+            (process,) = [row for row in await node.processes() if row["name"] == "lost"]
+            assert process["id"] == hosted.process and len(hosted.worker_tokens) == 2
+            assert (await node.plan(hosted.plans["training_plan"])).to_bytes() == tiny_plan()
+            with pytest.raises(ConflictError):
+                await node.host_training(MODEL, *wish)
 
     asyncio.run(main())
 

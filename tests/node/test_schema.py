@@ -70,7 +70,8 @@ def make_old(database: Path) -> None:
         for table in later:
             c.execute(f"DROP TABLE {table}")
         c.execute("DROP TABLE alembic_version")
-        c.execute("ALTER TABLE process DROP COLUMN owner")
+        for column in ("owner", "request"):
+            c.execute(f"ALTER TABLE process DROP COLUMN {column}")
 
 
 OLD = {"process", "plan", "checkpoint", "worker", "report", "event"}

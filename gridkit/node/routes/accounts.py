@@ -12,7 +12,7 @@ from gridkit.errors import ErrorCode, NodeError
 from gridkit.node import messages
 from gridkit.node.accounts import Accounts
 from gridkit.node.rates import source
-from gridkit.node.routes.http import body, id_in_path, limits_of, principal_of, route, service_of
+from gridkit.node.routes.http import body, id_in_path, idempotency_key, limits_of, principal_of, route, service_of
 
 MAX_ROWS = 100_000
 
@@ -35,7 +35,7 @@ async def users(request: Request) -> Response:
 
 async def add_user(request: Request) -> Response:
     wish = messages.parse(messages.AddUser, await _json(request))
-    await accounts_of(request).add(principal_of(request), wish)
+    await accounts_of(request).add(principal_of(request), wish, idempotency_key(request))
     return JSONResponse({"success": True, "name": wish.name, "role": wish.role})
 
 
@@ -61,7 +61,8 @@ async def tokens(request: Request) -> Response:
 
 async def create_token(request: Request) -> Response:
     wish = messages.parse(messages.CreateToken, await _json(request))
-    return _secret(await accounts_of(request).create_token(principal_of(request), wish))
+    made = await accounts_of(request).create_token(principal_of(request), wish, idempotency_key(request))
+    return _secret(made)
 
 
 async def revoke_token(request: Request) -> Response:

@@ -137,6 +137,15 @@ def declared_size(request: Request, limit: int) -> int:
     return size
 
 
+def idempotency_key(request: Request) -> str | None:
+    """What the client calls this request (draft-ietf-httpapi-idempotency-key-header): when its answer is lost it comes
+    again under the same key, and is done once."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not 16 <= len(key) <= 100:
+        raise NodeError("an Idempotency-Key has 16 to 100 characters", code=ErrorCode.BAD_REQUEST, status=400)
+    return key
+
+
 def too_large(limit: int) -> LimitError:
     return LimitError(f"the body is larger than {limit} bytes", code=ErrorCode.TOO_LARGE, status=413)
 

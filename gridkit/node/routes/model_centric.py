@@ -18,6 +18,7 @@ from gridkit.node.routes.http import (
     body_to,
     declared_size,
     file_answer,
+    idempotency_key,
     limits_of,
     needed,
     principal_of,
@@ -52,7 +53,12 @@ async def host_training(request: Request) -> Response:
             name: await _part(form.get(f"plan{place}"), f"plan{place}", limits.plan) for place, name in enumerate(names)
         }
         hosted = await trainings.host(
-            principal, model.file, plans, _object(config, "client_config"), _object(config, "server_config")
+            principal,
+            model.file,
+            plans,
+            _object(config, "client_config"),
+            _object(config, "server_config"),
+            request=idempotency_key(request),
         )
     return answer("model-centric/host-training", hosted)
 

@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 import threading
+from collections import Counter
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -125,7 +126,7 @@ class Blobs:
         self._local = isinstance(self._fs, LocalFileSystem)
         self._fs.makedirs(self._root, exist_ok=True)
         self._lock = threading.Lock()
-        self._pins: dict[str, int] = {}
+        self._pins: Counter[str] = Counter()
 
     def _path(self, digest: str) -> str:
         return f"{self._root}/{digest[:2]}/{digest}"
@@ -135,17 +136,15 @@ class Blobs:
         return Draft(self._fs, f"{self._root}/{DRAFT}{secrets.token_hex(8)}")
 
     @contextmanager
-    def pinned(self, digest: str) -> Iterator[None]:
-        """Within the block `collect` leaves this blob alone."""
+    def pinned(self, *digests: str) -> Iterator[None]:
+        """Within the block `collect` leaves these blobs alone."""
         with self._lock:
-            self._pins[digest] = self._pins.get(digest, 0) + 1
+            self._pins.update(digests)
         try:
             yield
         finally:
             with self._lock:
-                self._pins[digest] -= 1
-                if not self._pins[digest]:
-                    del self._pins[digest]
+                self._pins -= Counter(digests)
 
     def keep(self, draft: Draft) -> str:
         """Make the draft a blob, durably, and return its digest. Call it with the digest pinned."""

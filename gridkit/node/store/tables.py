@@ -20,6 +20,7 @@ process = sa.Table(
     sa.Column("state", sa.JSON, nullable=False),  # CycleState
     sa.Column("revision", sa.Integer, nullable=False),  # compare-and-set
     sa.Column("deadline", sa.Float),
+    sa.Column("request", sa.String(100)),  # the key of the request that made it, so that the same one again is known
     sa.UniqueConstraint("name", "version"),
 )
 plan = sa.Table(
@@ -138,6 +139,7 @@ account = sa.Table(
     sa.Column("role", sa.String(32), nullable=False),
     sa.Column("password", sa.String(200)),  # argon2's own text; none: this account has tokens only
     sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("request", sa.String(100)),  # as in `process`
 )
 token = sa.Table(
     "token",
@@ -150,6 +152,7 @@ token = sa.Table(
     sa.Column("scopes", sa.JSON, nullable=False),  # null: all that the account may
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("expires_at", sa.Float, nullable=False),
+    sa.Column("request", sa.String(100)),  # as in `process`
 )
 revoked = sa.Table(  # worker tokens that are refused before they expire
     "revoked",

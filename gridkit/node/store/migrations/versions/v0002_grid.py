@@ -16,6 +16,7 @@ def upgrade() -> None:
         sa.Column("role", sa.String(length=32), nullable=False),
         sa.Column("password", sa.String(length=200), nullable=True),
         sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("request", sa.String(length=100), nullable=True),
         sa.PrimaryKeyConstraint("name"),
     )
     op.create_table(
@@ -69,6 +70,7 @@ def upgrade() -> None:
         sa.Column("scopes", sa.JSON(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("expires_at", sa.Float(), nullable=False),
+        sa.Column("request", sa.String(length=100), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
     with op.batch_alter_table("token", schema=None) as batch_op:
@@ -147,3 +149,4 @@ def upgrade() -> None:
 
     with op.batch_alter_table("process", schema=None) as batch_op:
         batch_op.add_column(sa.Column("owner", sa.String(length=200), server_default="owner", nullable=False))
+        batch_op.add_column(sa.Column("request", sa.String(length=100), nullable=True))
