@@ -14,8 +14,7 @@ from gridkit.plans.optim import SGD, Adam
 from gridkit.plans.plan import Plan
 from gridkit.plans.syft_form import lacks, prologue, syft_step
 from gridkit.plans.training import training_plan
-
-from .plans import MODELS, SHAPES, batch, mlp, start, traced
+from tests.plans.plans import MODELS, SHAPES, batch, mlp, start, traced
 
 
 def one_hot(y: torch.Tensor) -> torch.Tensor:
@@ -71,7 +70,7 @@ LACKING = {
         lambda: plan_of(nn.Sequential(mlp(), nn.BatchNorm1d(5))),
         "'1.num_batches_tracked' is int64, and these workers hold float32 alone: use BatchNorm with track_running",
     ),
-    "float64": (lambda: plan_of(mlp().double(), x=batch(8)[0].double()), "x is float64"),
+    "float64": (lambda: plan_of(mlp().to(torch.float64), x=batch(8)[0].double()), "x is float64"),
     "targets": (
         lambda: plan_of(mlp(), loss=F.mse_loss, y=torch.zeros(8, 5)),
         "y is float32[B, 5], not a class for each sample (int64[B])",
@@ -101,7 +100,8 @@ def test_what_keeps_a_plan_from_it_is_said(what: str) -> None:
 def test_a_plan_for_some_batch_sizes_only_has_no_such_form() -> None:
     class Guarded(nn.Sequential):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return super().forward(x) * (2 if x.shape[0] > 3 else 1)
+            out: torch.Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+            return out * (2 if x.shape[0] > 3 else 1)
 
     (reason,) = lacks(plan_of(Guarded(mlp())))
     assert "batch sizes B with B > 3" in reason
