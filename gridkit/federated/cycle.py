@@ -19,22 +19,21 @@ when their cycle has just closed; other bytes are refused.
 
 from __future__ import annotations
 
-import enum
 import hmac
 import statistics
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from gridkit.errors import AccessError, ConflictError, ErrorCode
 from gridkit.federated.events import (
     Accept,
     Aggregate,
     Aggregated,
+    AggregationFailed,
     Count,
     Decision,
+    Draw,
     Duplicate,
     Event,
     Expire,
@@ -49,16 +48,20 @@ from gridkit.federated.events import (
     WorkerAsked,
 )
 from gridkit.federated.rules import CycleRules
+from gridkit.federated.selection import RETRY, admit, arrange, cohort, unfit
+from gridkit.federated.state import Assignment, CycleState, Phase, Status, opened
 
 __all__ = [
     "Accept",
     "Aggregate",
     "Aggregated",
+    "AggregationFailed",
     "Assignment",
     "Count",
     "CycleRules",
     "CycleState",
     "Decision",
+    "Draw",
     "Duplicate",
     "Event",
     "Expire",
@@ -80,99 +83,6 @@ __all__ = [
     "usual_norm",
 ]
 
-RETRY = 1.0
-"""seconds after which a worker that got no work may ask again"""
-
-
-class Phase(enum.StrEnum):
-    OPEN = "open"
-    AGGREGATING = "aggregating"
-    FINISHED = "finished"
-
-
-class Status(enum.StrEnum):
-    """Where a worker stands in a cycle."""
-
-    ASSIGNED = "assigned"
-    ACCEPTED = "accepted"
-    REFUSED = "refused"
-    FAILED = "failed"
-    EXPIRED = "expired"
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """One worker in one cycle. The key is a secret between it and the node."""
-
-    worker: str
-    label: str
-    slot: int
-    request_key: str = field(repr=False)
-    at: float
-    status: Status = Status.ASSIGNED
-    digest: str | None = None
-    samples: int | None = None
-    norm: float = 0.0
-    loss: float | None = None
-    size: int = 0
-    cause: str = ""
-
-
-_ASSIGNMENT = tuple(item.name for item in fields(Assignment))
-
-
-@dataclass(frozen=True, slots=True)
-class CycleState:
-    """All that is known of a training's cycles; small, a value, and JSON."""
-
-    rules: CycleRules
-    phase: Phase = Phase.OPEN
-    sequence: int = 1
-    opened_at: float = 0.0
-    deadline: float | None = None
-    assignments: Mapping[str, Assignment] = field(default_factory=dict)
-    previous: Mapping[str, Assignment] = field(default_factory=dict)
-    stopping: bool = False
-    outcome: str | None = None
-    reason: str | None = None
-
-    @classmethod
-    def start(cls, rules: CycleRules, at: float) -> tuple[CycleState, tuple[Decision, ...]]:
-        """The first cycle, open."""
-        return _open(cls(rules, sequence=0), at)
-
-    def to_json(self) -> dict[str, Any]:
-        def plain(items: Mapping[str, Assignment]) -> dict[str, dict[str, Any]]:
-            return {worker: {name: getattr(item, name) for name in _ASSIGNMENT} for worker, item in items.items()}
-
-        value = {item.name: getattr(self, item.name) for item in fields(self)}
-        return value | {
-            "rules": self.rules.to_json(),
-            "assignments": plain(self.assignments),
-            "previous": plain(self.previous),
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> CycleState:
-        def assignments(items: Mapping[str, Mapping[str, Any]]) -> dict[str, Assignment]:
-            return {worker: Assignment(**{**item, "status": Status(item["status"])}) for worker, item in items.items()}
-
-        return cls(
-            **{
-                **value,
-                "rules": CycleRules(**value["rules"]),
-                "phase": Phase(value["phase"]),
-                "assignments": assignments(value["assignments"]),
-                "previous": assignments(value["previous"]),
-            }
-        )
-
-    def with_status(self, *statuses: Status) -> list[Assignment]:
-        """The cycle's assignments with one of these statuses, in slot order."""
-        chosen = (a for a in self.assignments.values() if a.status in statuses)
-        return sorted(chosen, key=lambda a: a.slot)
-
-
 Decided = tuple[CycleState, tuple[Decision, ...]]
 
 
@@ -185,19 +95,13 @@ def decide(state: CycleState, event: Event) -> Decided:
     (Accept(worker='w', slot=0, sequence=1),)
     """
     handler: Callable[[CycleState, Any], Decided] = _HANDLERS[type(event)]
-    return handler(state, event)
+    state, drawn = arrange(state, event.at)  # what time has brought
+    state, decisions = handler(state, event)
+    state, more = arrange(state, event.at)  # when the next draw is, with the places that this event took or gave back
+    return state, (*drawn, *decisions, *more)
 
 
 # ---- what shells ask
-
-
-def cohort(rules: CycleRules, sequence: int) -> tuple[int, ...]:
-    """The slots of a fixed roster that take part in a round: Philox(seed, round), without replacement."""
-    clients = rules.clients or 0
-    if rules.cohort_size >= clients:
-        return tuple(range(clients))
-    draw = np.random.Generator(np.random.Philox(key=np.array([rules.seed, sequence], np.uint64)))
-    return tuple(sorted(draw.choice(clients, rules.cohort_size, replace=False).tolist()))
 
 
 def check_key(state: CycleState, worker: str, request_key: str) -> Assignment:
@@ -245,15 +149,15 @@ def _asked(state: CycleState, event: WorkerAsked) -> Decided:
     known = state.assignments.get(event.worker)
     if state.phase is Phase.AGGREGATING:
         return not_now(ErrorCode.CYCLE_CHANGING, "the reports of this round are being averaged")
-    if known is not None and known.status is not Status.ASSIGNED and not _returned(state, known):
-        return not_now(ErrorCode.CYCLE_CHANGING, f"you have reported in round {state.sequence}; wait for the next")
     if known is not None and known.status is Status.ASSIGNED:
         return state, (Accept(event.worker, known.slot, known.request_key, state.sequence),)
-    rules = state.rules
-    if rules.clients is not None and event.slot not in cohort(rules, state.sequence):
-        return not_now(ErrorCode.NOT_IN_COHORT, f"round {state.sequence} goes on without this client")
-    if rules.max_workers is not None and len(state.with_status(Status.ASSIGNED)) >= rules.max_workers:
-        return not_now(ErrorCode.CYCLE_FULL, f"{rules.max_workers} workers are at work already")
+    if (reject := unfit(state, event)) is not None:
+        return state, (reject,)
+    if known is not None and not _returned(state, known):
+        return not_now(ErrorCode.CYCLE_CHANGING, f"you have reported in round {state.sequence}; wait for the next")
+    state, reject = admit(state, event)
+    if reject is not None:
+        return state, (reject,)
     assignment = Assignment(event.worker, event.label, event.slot, event.request_key, event.at)
     state = replace(state, assignments={**state.assignments, event.worker: assignment})
     return state, (Accept(event.worker, event.slot, event.request_key, state.sequence),)
@@ -327,7 +231,13 @@ def _aggregated(state: CycleState, event: Aggregated) -> Decided:
         return _finish(state, "completed")
     if state.stopping:
         return _finish(state, "stopped")
-    return _open(state, event.at)
+    return opened(state, event.at)
+
+
+def _aggregation_failed(state: CycleState, event: AggregationFailed) -> Decided:
+    if state.phase is not Phase.AGGREGATING or event.sequence != state.sequence:
+        return state, ()
+    return _finish(state, "failed", f"round {state.sequence}: {event.reason}")
 
 
 _HANDLERS: dict[type, Callable[[CycleState, Any], Decided]] = {
@@ -336,22 +246,8 @@ _HANDLERS: dict[type, Callable[[CycleState, Any], Decided]] = {
     Tick: _ticked,
     StopAsked: _stop_asked,
     Aggregated: _aggregated,
+    AggregationFailed: _aggregation_failed,
 }
-
-
-def _open(state: CycleState, at: float) -> Decided:
-    length = state.rules.cycle_length
-    deadline = None if length is None else at + length
-    state = replace(
-        state,
-        phase=Phase.OPEN,
-        sequence=state.sequence + 1,
-        opened_at=at,
-        deadline=deadline,
-        previous=state.assignments,
-        assignments={},
-    )
-    return state, (Open(state.sequence, deadline),)
 
 
 def _finish(state: CycleState, outcome: str, reason: str | None = None) -> Decided:

@@ -13,13 +13,16 @@ from gridkit.federated.checks import Verdict
 
 @dataclass(frozen=True, slots=True)
 class WorkerAsked:
-    """A worker wants work. `request_key` is fresh and random; it is used if the worker gets work."""
+    """A worker wants work. `request_key` is fresh and random; it is used if the worker gets work. `download` and
+    `upload` are what the worker says of its line, in Mbit/s (2^20 bits); None and 0 are unknown."""
 
     at: float
     worker: str
     label: str
     slot: int
     request_key: str = field(repr=False)
+    download: float | None = None
+    upload: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,16 @@ class Aggregated:
     seconds: float = 0.0
 
 
-Event = WorkerAsked | ReportCame | Tick | StopAsked | Aggregated
+@dataclass(frozen=True, slots=True)
+class AggregationFailed:
+    """The reports of this cycle can't be averaged, and won't be at another try: the averaging plan is at fault."""
+
+    at: float
+    sequence: int
+    reason: str
+
+
+Event = WorkerAsked | ReportCame | Tick | StopAsked | Aggregated | AggregationFailed
 
 
 # ---- decisions
@@ -145,6 +157,16 @@ class Open:
 
 
 @dataclass(frozen=True, slots=True)
+class Draw:
+    """The number-th draw of a cycle gave places to the workers in these slots, of so many candidates."""
+
+    sequence: int
+    number: int
+    slots: tuple[int, ...]
+    candidates: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """The training is over: "completed", "stopped" or "failed"."""
 
@@ -152,4 +174,4 @@ class Finish:
     reason: str | None = None
 
 
-Decision = Accept | Reject | Count | Duplicate | Refuse | Aggregate | Expire | Open | Finish
+Decision = Accept | Reject | Count | Duplicate | Refuse | Aggregate | Expire | Open | Draw | Finish

@@ -11,6 +11,7 @@ assigned cycle, slot, worker
 reported cycle, slot, worker, verdict ("accepted" or a code), message, tensor, samples, metrics, error, bytes, seconds,
          norm, warning
 expired  cycle, slot, worker
+drawn    cycle, draw (its number), slots, candidates (how many there were)
 aggregated cycle, checkpoint, accepted, refused, samples, loss, seconds, bytes
 stopping now
 finished outcome, reason
@@ -61,6 +62,9 @@ def publish(
                 rows += [
                     {"kind": "expired", "at": when, **_who(after, after.assignments[worker])} for worker in workers
                 ]
+            case cycle.Draw(sequence, number, slots, candidates):
+                drawn = {"cycle": sequence, "draw": number, "slots": list(slots), "candidates": candidates}
+                rows.append({"kind": "drawn", "at": when, **drawn})
             case cycle.Finish(outcome, reason):
                 rows.append({"kind": "finished", "at": when, "outcome": outcome, "reason": reason})
             case _:

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from gridkit.errors import ErrorCode, NodeError, WireError
 
@@ -34,6 +34,14 @@ Seconds = Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)]
 TokenSeconds = Annotated[float, Field(gt=0, le=366 * 86400, allow_inf_nan=False)]
 """for how long a token is good, from now on"""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _number_in_text(value: Any) -> Any:
+    return float(value) if isinstance(value, str) and re.fullmatch(r"\d{1,20}(\.\d{1,20})?", value) else value
+
+
+Speed = Annotated[float | None, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number_in_text)]
+"""What a worker says of its line (Mbit/s of 2^20 bits); some clients send numbers as text."""
 
 
 def _encodable(text: str) -> str:
@@ -72,6 +80,8 @@ class CycleRequest(Message):
     worker_id: Key
     model: Text
     version: Text | None = None
+    download: Speed = None
+    upload: Speed = None
     wait: Seconds = 0.0
     """ours: hold a rejection back until a later cycle is open, at most so long"""
     seen_cycle: Annotated[int, Field(ge=0)] | None = None

@@ -76,6 +76,11 @@ def all_processes(c: sa.Connection, owner: str | None = None) -> list[Process]:
     return [Process.of(row) for row in c.execute(wanted)]
 
 
+def plans_of(c: sa.Connection, process_id: str) -> list[Any]:
+    """Its rows of the table `plan`."""
+    return list(c.execute(sa.select(db.plan).where(db.plan.c.process == process_id).order_by(db.plan.c.id)))
+
+
 def append_rows(c: sa.Connection, run: str, rows: Iterable[dict[str, Any]]) -> None:
     """Add published rows to the one event table."""
     for row in rows:
@@ -207,7 +212,7 @@ class Rounds:
             done = c.execute(
                 db.process.update()
                 .where(db.process.c.id == process_id, db.process.c.revision == before.revision)
-                .values(state=state.to_json(), revision=before.revision + 1, deadline=state.deadline)
+                .values(state=state.to_json(), revision=before.revision + 1, deadline=state.due)
             )
             if done.rowcount != 1:
                 raise NodeError(f"{before.title} was changed by another node", code=ErrorCode.BUSY, status=503)
@@ -300,7 +305,7 @@ class Rounds:
         await garbage.discard(self.db, self.blobs, await self.db.write(forget))
 
     async def _keep_deadlines(self) -> None:
-        """The timer: acts at the nearest deadline, whether or not anybody comes by."""
+        """The timer: acts when a cycle or a draw is due, whether or not anybody comes by."""
         nearest = (
             sa.select(db.process.c.id, db.process.c.deadline)
             .where(db.process.c.deadline.is_not(None))

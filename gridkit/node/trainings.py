@@ -17,11 +17,11 @@ import sqlalchemy as sa
 from gridkit.errors import AccessError, ConflictError, ErrorCode, NodeError, NotFoundError, PlanError
 from gridkit.federated import cycle, history
 from gridkit.federated.checks import Verdict
-from gridkit.node import intake, messages
+from gridkit.node import intake, messages, offers
 from gridkit.node.audit import about
 from gridkit.node.failpoint import failpoint
 from gridkit.node.rights import Access, Principal, Role
-from gridkit.node.rounds import Process, Rounds, all_processes, append_rows, read_rows
+from gridkit.node.rounds import Process, Rounds, all_processes, append_rows, plans_of, read_rows
 from gridkit.node.store import garbage
 from gridkit.node.store import tables as db
 from gridkit.node.store.blobs import Draft
@@ -103,7 +103,7 @@ class Trainings:
                     "model": [[spec.name, spec.dtype, list(spec.shape)] for spec in specs],
                     "state": state.to_json(),
                     "revision": 0,
-                    "deadline": state.deadline,
+                    "deadline": state.due,
                     "request": request,
                 }
                 process_id, plan_ids = await self._db.write(
@@ -178,7 +178,8 @@ class Trainings:
             return worker_id
 
         worker_id = await self._db.write(enrol)
-        return {"status": "success", "worker_id": worker_id, "requires_speed_test": False}
+        measured = process.state.rules.requires_speed_test
+        return {"status": "success", "worker_id": worker_id, "requires_speed_test": measured}
 
     async def request_cycle(self, principal: Principal, wish: messages.CycleRequest) -> dict[str, Any]:
         """Ask for work: `accepted` with keys and ids, or `rejected` with a reason and when to come back."""
@@ -191,55 +192,7 @@ class Trainings:
                 code=ErrorCode.FORBIDDEN,
                 status=403,
             )
-        until = self.rounds.clock() + wish.wait
-        while True:
-            news = self.rounds.news
-            process, decisions = await self.rounds.apply(
-                process_id,
-                lambda at: cycle.WorkerAsked(at, wish.worker_id, label, slot, secrets.token_hex(32)),
-            )
-            answer = next(d for d in decisions if isinstance(d, cycle.Accept | cycle.Reject))
-            if isinstance(answer, cycle.Accept):
-                return await self._accepted(process, answer)
-            seen = process.state.sequence if wish.seen_cycle is None else wish.seen_cycle
-            told = answer.retry_after is None or _is_later(process.state, seen)
-            if told or not await self._later_cycle(process, seen, news, until):
-                break
-        rejected: dict[str, Any] = {
-            "status": "rejected",
-            "reason": answer.reason,
-            "code": str(answer.code),
-            "cycle": process.state.sequence,
-        }
-        if answer.retry_after is not None:
-            rejected["timeout"] = answer.retry_after
-        return rejected
-
-    async def _accepted(self, process: Process, accept: cycle.Accept) -> dict[str, Any]:
-        plans = await self._db.read(lambda c: _plans(c, process.id))
-        return {
-            "status": "accepted",
-            "request_key": accept.request_key,
-            "model": process.name,
-            "version": process.version,
-            "model_id": process.id,
-            "plans": {row.name: row.id for row in plans},
-            "protocols": {},
-            "client_config": process.client_config,
-            "cycle": accept.sequence,
-            "checkpoint": accept.sequence,
-            "slot": accept.slot,
-        }
-
-    async def _later_cycle(self, process: Process, seen: int, news: asyncio.Event, until: float) -> bool:
-        """Wait until a later cycle than `seen` is open, or the training over; False when `until` comes first."""
-        while not self.rounds.closing and (left := until - self.rounds.clock()) > 0:
-            if _is_later(process.state, seen):
-                return True
-            await self.rounds.changed(news, left)
-            news = self.rounds.news
-            process = await self.rounds.process(process.id)
-        return False
+        return await offers.offer(self.rounds, process, wish, slot, label)
 
     async def open_model(self, principal: Principal, worker_id: str, request_key: str, model_id: str) -> BinaryIO:
         """The model that an accepted worker starts from, as a State message."""
@@ -374,7 +327,7 @@ class Trainings:
                     "version": p.version,
                     "client_config": p.client_config,
                     "server_config": p.server_config,
-                    "plans": {row.name: row.id for row in _plans(c, p.id)},
+                    "plans": {row.name: row.id for row in plans_of(c, p.id)},
                     "phase": str(p.state.phase),
                     "cycle": p.state.sequence,
                     "outcome": p.state.outcome,
@@ -440,21 +393,12 @@ def _whose(principal: Principal) -> str | None:
     return None if principal.role is Role.OWNER else principal.name
 
 
-def _is_later(state: cycle.CycleState, seen: int) -> bool:
-    later = state.phase is cycle.Phase.OPEN and state.sequence > seen
-    return later or state.phase is cycle.Phase.FINISHED
-
-
 def _variants(label: str) -> Iterator[str]:
     yield label
     number = 2
     while True:
         yield f"{label[:190]} ({number})"
         number += 1
-
-
-def _plans(c: sa.Connection, process_id: str) -> list[Any]:
-    return list(c.execute(sa.select(db.plan).where(db.plan.c.process == process_id).order_by(db.plan.c.id)))
 
 
 def _insert_process(
@@ -465,7 +409,7 @@ def _insert_process(
     taken = sa.select(db.process).where(db.process.c.name == name, db.process.c.version == version)
     if found := c.execute(taken).first():
         if values["request"] is not None and (found.request, found.owner) == (values["request"], values["owner"]):
-            return found.id, {plan.name: plan.id for plan in _plans(c, found.id)}
+            return found.id, {plan.name: plan.id for plan in plans_of(c, found.id)}
         raise ConflictError(
             f"a training '{name}' {version} is hosted already",
             "host it under another version",

@@ -26,7 +26,9 @@ from gridkit.workers.settings import LocalSettings, described
 WAIT = 20.0
 """seconds for which the node may hold a rejection back until a later cycle is open"""
 RETRY = 1.0
-"""the same, when a place may come free in the cycle that is open"""
+"""the same, when there may be work in the cycle that is open"""
+SAME_CYCLE = (ErrorCode.CYCLE_FULL, ErrorCode.TOO_FEW_WORKERS, ErrorCode.IN_DRAW)
+"""rejections that may be over before the cycle is"""
 
 
 @dataclass(slots=True)
@@ -92,9 +94,9 @@ class Worker:
                 if jobs:
                     # One of them waits for all, until the node has opened a cycle in which one of them hasn't asked.
                     job = jobs[next(turns) % len(jobs)]
-                    full = any(isinstance(a, Rejection) and a.code == ErrorCode.CYCLE_FULL for a in got)
+                    soon = any(isinstance(a, Rejection) and a.code in SAME_CYCLE for a in got)
                     seen = min(answer.sequence for answer in got)
-                    answer = await job.request_cycle(RETRY if full else WAIT, seen)
+                    answer = await job.request_cycle(RETRY if soon else WAIT, seen)
                     if isinstance(answer, Cycle):
                         early[job] = answer
         finally:

@@ -17,9 +17,9 @@ ERROR = {"type": "ValueError", "message": "no", "traceback": "Traceback …"}
 FAILED = Verdict(ErrorCode.WORKER_ERROR, "ValueError: no")
 
 
-def asked(at: float, worker: int, key: str = "") -> cycle.WorkerAsked:
+def asked(at: float, worker: int, key: str = "", **line: float | None) -> cycle.WorkerAsked:
     """Worker number n sits in slot n; its id never looks like its label."""
-    return cycle.WorkerAsked(at, f"id-{worker}", f"client {worker}", worker, key or f"key-{worker}-{at}")
+    return cycle.WorkerAsked(at, f"id-{worker}", f"client {worker}", worker, key or f"key-{worker}-{at}", **line)
 
 
 def came(
@@ -47,6 +47,7 @@ class Training:
         self.rows: list[dict[str, Any]] = []
         self.aggregations: list[cycle.Aggregate] = []
         self.finishes: list[cycle.Finish] = []
+        self.last: tuple[cycle.Decision, ...] = ()
         self._take(None, None, decisions)
 
     def step(self, event: cycle.Event) -> tuple[cycle.Decision, ...]:
@@ -58,14 +59,14 @@ class Training:
         assert cycle.decide(again, event) == (after, decisions), "a restored state decides otherwise"
         if before.phase is Phase.FINISHED:
             assert after == before
-        self.state, self.now = after, max(self.now, event.at)
+        self.state, self.now, self.last = after, max(self.now, event.at), decisions
         self._take(before, event, decisions)
         self._check(event, decisions)
         return decisions
 
-    def ask(self, worker: int, at: float | None = None) -> cycle.Accept | cycle.Reject:
-        (answer,) = self.step(asked(self.now if at is None else at, worker))
-        assert isinstance(answer, cycle.Accept | cycle.Reject)
+    def ask(self, worker: int, at: float | None = None, **line: float | None) -> cycle.Accept | cycle.Reject:
+        decisions = self.step(asked(self.now if at is None else at, worker, **line))
+        (answer,) = (d for d in decisions if isinstance(d, cycle.Accept | cycle.Reject))
         return answer
 
     def work(self, worker: int, **report: Any) -> tuple[cycle.Decision, ...]:
@@ -97,8 +98,8 @@ class Training:
             assert sum(isinstance(d, cycle.Accept | cycle.Reject) for d in decisions) == 1
         if isinstance(event, cycle.ReportCame):
             assert sum(isinstance(d, cycle.Count | cycle.Refuse | cycle.Duplicate) for d in decisions) == 1
-        if isinstance(event, cycle.Tick) and state.deadline is not None:
-            assert state.deadline > event.at, "the shell's timer would spin"
+        if isinstance(event, cycle.Tick) and state.due is not None:
+            assert state.due > event.at, "the shell's timer would spin"
         if rules.max_diffs is not None:
             assert len(state.with_status(Status.ACCEPTED)) <= rules.max_diffs
         sequences = [order.sequence for order in self.aggregations]
@@ -106,10 +107,32 @@ class Training:
         assert (state.phase is Phase.AGGREGATING) == (cycle.pending_aggregation(state) is not None)
         if state.phase is Phase.AGGREGATING:
             assert cycle.pending_aggregation(state) == self.aggregations[-1]
-            assert state.deadline is None
+            assert state.due is None
+        self._check_places(state, decisions)
         assert len(self.finishes) == (state.phase is Phase.FINISHED)
         assert (state.outcome is not None) == (state.phase is Phase.FINISHED)
         assert self.history.outcome == state.outcome
+        self._check_orders()
+
+    def _check_places(self, state: CycleState, decisions: tuple[cycle.Decision, ...]) -> None:
+        """Nobody sits where there is no place, and a draw gives away what is free."""
+        rules = self.rules
+        at_work, kept = (
+            len(state.with_status(Status.ASSIGNED)),
+            [c for c in state.queue.values() if c.drawn_at is not None],
+        )
+        assert not state.queue or (state.phase is Phase.OPEN and rules.pool_selection == "random")
+        assert not state.queue.keys() & {a.worker for a in state.with_status(Status.ASSIGNED)}
+        if rules.max_workers is not None:
+            assert at_work + len(kept) <= rules.max_workers
+        elif rules.pool_selection == "random" and rules.max_diffs is not None:
+            assert at_work + len(kept) + len(state.with_status(Status.ACCEPTED)) <= rules.max_diffs
+        for draw in decisions:
+            if isinstance(draw, cycle.Draw):
+                assert draw.slots == tuple(sorted(set(draw.slots))) and 0 < len(draw.slots) <= draw.candidates
+                assert draw.number == state.draws
+
+    def _check_orders(self) -> None:
         for order in self.aggregations[-1:]:
             slots = [part.slot for part in order.parts]
             assert slots == sorted(set(slots)) and len(slots) >= 1

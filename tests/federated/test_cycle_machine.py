@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from hypothesis import settings
@@ -33,6 +34,12 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
         config["min_diffs"] = draw(st.integers(1, 3))
         config["max_diffs"] = draw(st.sampled_from([None, config["min_diffs"], 3]))
         config["max_workers"] = draw(st.sampled_from([None, 3]))
+        config["min_workers"] = draw(st.sampled_from([0, 0, 2, 4]))
+        config["do_not_reuse_workers_until_cycle"] = draw(st.sampled_from([0, 0, 1, 2, 3]))
+        config["minimum_upload_speed"] = draw(st.sampled_from([0, 0, 2.0]))
+        if draw(st.booleans()):
+            config |= {"pool_selection": "random", "seed": draw(st.integers(0, 9))}
+            config["selection_length"] = draw(st.sampled_from([0.5, 2.0, 200.0]))
     return config
 
 
@@ -41,21 +48,66 @@ class Histories(RuleBasedStateMachine):
     def host(self, config: dict[str, Any]) -> None:
         self.training = Training(**config)
         self.keys: dict[int, list[str]] = {}
-        self.final: dict[str, tuple[Status, str | None]] = {}
-        """a worker's recorded verdict in the open cycle, by request key"""
+        self.drawn_in = 1
+        self.asks: dict[int, float] = {}
+        """when each worker asked last that may have had work"""
+        self.counted: dict[int, int] = {}
+        """the cycle in which each worker's report counted last"""
+        self.drawn: dict[int, float] = {}
+        """when each worker was drawn that hasn't asked since, in this cycle"""
 
-    @rule(worker=WORKERS)
-    def ask(self, worker: int) -> None:
-        before = self.training.state.assignments.get(f"id-{worker}")
-        answer = self.training.ask(worker)
+    @rule(worker=WORKERS, upload=st.sampled_from([None, 0.0, 1.0, 2.0]))
+    def ask(self, worker: int, upload: float | None) -> None:
+        self._ask(worker, upload)
+
+    def _ask(self, worker: int, upload: float | None = None) -> cycle.Accept | cycle.Reject:
+        training, before, rules = self.training, self.training.state, self.training.rules
+        known = before.assignments.get(f"id-{worker}")
+        at_work = known is not None and known.status is Status.ASSIGNED
+        answer = training.ask(worker, upload=upload)
+        self._note_draws()
+        rest = worker in self.counted and before.sequence < self.counted[worker] + max(
+            1, rules.do_not_reuse_workers_until_cycle
+        )
+        slow = bool(upload) and upload < rules.minimum_upload_speed
+        fit = not rest and not slow
+        if fit and before.phase is Phase.OPEN:
+            self.asks[worker] = training.now
         if isinstance(answer, cycle.Accept):
-            if before is not None and before.status is Status.ASSIGNED:
-                assert answer.request_key == before.request_key, "asked again, got another key"
+            if at_work:
+                assert answer.request_key == known.request_key, "asked again, got another key"
+            else:
+                assert fit, "a worker has work that it may not have"
+                here = sum(training.now < at + 60 for at in self.asks.values())
+                assert before.assignments or before.queue or here >= rules.min_workers, "too few are here"
+                if rules.pool_selection == "random":
+                    assert training.now < self.drawn.pop(worker) + 60, "no place was kept for it"
             self.keys.setdefault(worker, []).append(answer.request_key)
-        if self.training.state.phase is Phase.FINISHED:
-            assert isinstance(answer, cycle.Reject) and answer.retry_after is None
-        elif isinstance(answer, cycle.Reject):
-            assert answer.retry_after is not None and answer.retry_after > 0
+            return answer
+        assert not at_work or before.phase is not Phase.OPEN, "it had work, and was refused"
+        for_good = training.state.phase is Phase.FINISHED or (
+            answer.code == "COOLING_DOWN"
+            and self.counted[worker] + rules.do_not_reuse_workers_until_cycle > rules.num_cycles
+        )
+        assert (answer.retry_after is None) == for_good
+        assert answer.retry_after is None or answer.retry_after > 0
+        if answer.code == "TOO_FEW_WORKERS":
+            assert sum(training.now < at + 60 for at in self.asks.values()) < rules.min_workers
+        if answer.code == "TOO_SLOW":
+            assert slow and str(upload)[0] in answer.reason and "2" in answer.reason
+        if answer.code == "COOLING_DOWN":
+            assert rest and f"cycle {self.counted[worker]}" in answer.reason
+        if answer.code == "IN_DRAW":
+            assert rules.pool_selection == "random" and f"id-{worker}" in training.state.queue
+        return answer
+
+    def _note_draws(self) -> None:
+        """The draws of the last step, and whose places have lapsed with their cycle."""
+        if self.training.state.sequence != self.drawn_in:
+            self.drawn, self.drawn_in = {}, self.training.state.sequence
+        for draw in self.training.last:
+            if isinstance(draw, cycle.Draw):
+                self.drawn |= dict.fromkeys(draw.slots, self.training.now)
 
     @rule(
         worker=WORKERS, age=st.integers(0, 2), digest=st.sampled_from("ab"), verdict=VERDICTS, samples=st.integers(1, 9)
@@ -67,7 +119,7 @@ class Histories(RuleBasedStateMachine):
         before = self.training.state
         held = before.assignments.get(f"id-{worker}")
         mine = held is not None and held.request_key == key
-        (answer, *_) = self.training.step(came(self.training.now, worker, key, digest, verdict, samples))
+        answer = self._report(came(self.training.now, worker, key, digest, verdict, samples))
         counts = mine and before.phase is Phase.OPEN and held is not None and held.status is Status.ASSIGNED
         if isinstance(answer, cycle.Count):
             assert counts and verdict.accepted
@@ -77,6 +129,15 @@ class Histories(RuleBasedStateMachine):
             after = self.training.state
             assert after.assignments == before.assignments and after.phase == before.phase
 
+    def _report(self, event: cycle.ReportCame) -> cycle.Decision:
+        sequence = self.training.state.sequence
+        decisions = self.training.step(event)
+        self._note_draws()
+        (answer,) = (d for d in decisions if isinstance(d, cycle.Count | cycle.Refuse | cycle.Duplicate))
+        if isinstance(answer, cycle.Count):
+            self.counted[int(event.worker.removeprefix("id-"))] = sequence
+        return answer
+
     @rule(worker=WORKERS, thief=WORKERS)
     def steal(self, worker: int, thief: int) -> None:
         if worker != thief and self.keys.get(worker):
@@ -85,9 +146,18 @@ class Histories(RuleBasedStateMachine):
             assert isinstance(answer, cycle.Refuse) and answer.code == "BAD_KEY"
             assert self.training.state == before
 
-    @rule(seconds=st.sampled_from([0.0, 1.0, 9.0, 11.0]))
+    @rule(seconds=st.sampled_from([0.0, 1.0, 9.0, 11.0, 59.0, 61.0]))
     def tick(self, seconds: float) -> None:
         self.training.step(cycle.Tick(self.training.now + seconds))
+        self._note_draws()
+
+    @precondition(lambda self: self.training.state.due is not None)
+    @rule()
+    def timer(self) -> None:
+        """As the shell does it: something comes of it, or it isn't called again for the same."""
+        assert self.training.state.due is not None
+        self.training.step(cycle.Tick(max(self.training.now, self.training.state.due)))
+        self._note_draws()
 
     @rule(now=st.sampled_from([False, False, False, True]))
     def stop(self, now: bool) -> None:
@@ -106,29 +176,31 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.training.state.phase is Phase.OPEN)
     @rule()
     def everyone_works(self) -> None:
-        self._everyone()
+        self._everyone(range(5))
 
-    def _everyone(self) -> None:
+    def _everyone(self, workers: Iterable[int]) -> None:
         sequence = self.training.state.sequence
-        for worker in range(5):
+        for worker in workers:
             if self.training.state.phase is Phase.OPEN and self.training.state.sequence == sequence:
-                answer = self.training.ask(worker)
+                answer = self._ask(worker)
                 if isinstance(answer, cycle.Accept):
-                    self.keys.setdefault(worker, []).append(answer.request_key)
-                    self.training.step(came(self.training.now, worker, answer.request_key))
+                    self._report(came(self.training.now, worker, answer.request_key))
 
     def teardown(self) -> None:
-        """With all workers back and time going on, every training comes to its end."""
+        """With all workers back, new ones and time going on, every training comes to its end."""
         if not hasattr(self, "training"):
             return
-        for _ in range(20):
+        for turn in range(100):
             if self.training.state.phase is Phase.FINISHED:
                 break
             if self.training.state.phase is Phase.AGGREGATING:
                 self.training.aggregated()
                 continue
-            self._everyone()
-            self.training.step(cycle.Tick(self.training.now + 11.0))
+            new = 5 + 4 * (turn // 10)
+            self._everyone([*range(5), *([] if self.training.rules.clients else range(new, new + 4))])
+            due, soon = self.training.state.due, self.training.now + 29.0  # they come back when they are told to
+            self.training.step(cycle.Tick(soon if due is None else max(self.training.now, min(due, soon))))
+            self._note_draws()
         assert self.training.state.phase is Phase.FINISHED, self.training.state
         assert len(self.training.history.rounds) <= self.training.rules.num_cycles
         if self.training.state.outcome == "completed":

@@ -22,7 +22,13 @@ def test_everything_that_can_be_set() -> None:
         "cycle_length": 30,
         "min_diffs": 2,
         "max_diffs": 4,
+        "min_workers": 3,
         "max_workers": 8,
+        "pool_selection": "random",
+        "selection_length": 0.5,
+        "do_not_reuse_workers_until_cycle": 2,
+        "minimum_download_speed": 1.5,
+        "minimum_upload_speed": 0.5,
         "weighting": "samples",
         "max_samples": 100,
         "max_norm": 2.5,
@@ -37,7 +43,7 @@ def test_everything_that_can_be_set() -> None:
 
 
 def test_pygrids_own_configuration() -> None:
-    """As its documents have it, less what this node doesn't enforce."""
+    """As its documents have it."""
     config = {
         "min_workers": None,
         "max_workers": 5,
@@ -51,16 +57,45 @@ def test_pygrids_own_configuration() -> None:
         "iterative_plan": False,
         "authentication": {},
     }
-    assert CycleRules.from_config(config).max_diffs == 1
+    assert CycleRules.from_config(config) == CycleRules(max_workers=5, num_cycles=5, max_diffs=1)
+
+
+@pytest.mark.parametrize("nothing", [None, 0, False, {}, []])
+def test_what_asks_for_nothing_is_left_out(nothing: Any) -> None:
+    keys = ("min_workers", "pool_selection", "do_not_reuse_workers_until_cycle")
+    keys += ("minimum_upload_speed", "minimum_download_speed")
+    for config in ({}, {"clients": 3}):
+        assert CycleRules.from_config({**config, **dict.fromkeys(keys, nothing)}) == CycleRules(**config)
+    assert not CycleRules(**config).requires_speed_test
+
+
+def test_the_window_of_a_draw_is_at_most_a_tenth_of_the_cycle() -> None:
+    assert CycleRules(pool_selection="random").selection_window == 2.0
+    assert CycleRules(pool_selection="random", selection_length=5.0, cycle_length=100.0).selection_window == 5.0
+    assert CycleRules(pool_selection="random", cycle_length=10.0).selection_window == 1.0
+
+
+@pytest.mark.parametrize("key", ["minimum_download_speed", "minimum_upload_speed"])
+def test_a_minimum_speed_asks_for_a_speed_test(key: str) -> None:
+    assert CycleRules.from_config({key: 0.5}).requires_speed_test
 
 
 @pytest.mark.parametrize(
     "config",
     [
-        {"min_workers": 5},
-        {"pool_selection": "random"},
-        {"do_not_reuse_workers_until_cycle": 6},
-        {"minimum_upload_speed": 2000},
+        {"min_workers": -1},
+        {"min_workers": 1.5},
+        {"min_workers": True},
+        {"pool_selection": "fastest"},
+        {"pool_selection": ["random"]},
+        {"pool_selection": "random", "selection_length": 0},
+        {"pool_selection": "random", "selection_length": 10_000},
+        {"selection_length": 5},
+        {"do_not_reuse_workers_until_cycle": -1},
+        {"do_not_reuse_workers_until_cycle": "6"},
+        {"minimum_upload_speed": -1},
+        {"minimum_download_speed": "2"},
+        {"minimum_download_speed": float("nan")},
         {"iterative_plan": True},
         {"authentication": {"secret": "s"}},
         {"num_cycles": -1},
@@ -111,11 +146,22 @@ def test_what_is_refused_names_the_key(config: dict[str, Any]) -> None:
     assert len(raised.value.message) < 300 and "\n" not in raised.value.message
 
 
-@pytest.mark.parametrize("rule", ["min_diffs", "max_diffs"])
-def test_rules_of_visitors_say_nothing_to_a_roster(rule: str) -> None:
+@pytest.mark.parametrize(
+    ("rule", "value"),
+    [
+        ("min_diffs", 2),
+        ("max_diffs", 2),
+        ("min_workers", 2),
+        ("pool_selection", "random"),
+        ("do_not_reuse_workers_until_cycle", 2),
+        ("minimum_download_speed", 1),
+        ("minimum_upload_speed", 1),
+    ],
+)
+def test_rules_of_visitors_say_nothing_to_a_roster(rule: str, value: Any) -> None:
     """They would be silently without effect, or leave a round that can't close."""
     with pytest.raises(UsageError, match=rule):
-        CycleRules.from_config({"clients": 4, rule: 2})
+        CycleRules.from_config({"clients": 4, rule: value})
 
 
 @pytest.mark.parametrize("config", [{"fraction": 0.5}, {"tolerate": 1}])
