@@ -201,6 +201,7 @@ def test_the_kernels_own_loop_stays_as_it_was(kernel: Kernel) -> None:
     assert kernel.run(code).result == "(False, False, 'done')"
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("major", [6, 7])
 def test_a_blocked_cell_of_a_minute_keeps_the_connection(blocked: dict[int, tuple[Kernel, str]], major: int) -> None:
