@@ -7,6 +7,8 @@ same alignment whatever the caller's arrays are.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import threading
 from collections.abc import Iterator, Mapping
@@ -78,37 +80,132 @@ def train_client(
         UsageError: the data or an argument doesn't fit; the message says what.
         PlanError: the plan can't run with this batch size or state.
     """
-    rate = float(plan.lr if lr is None else lr)
-    _check_arguments(batch_size, epochs, max_updates, rate, (seed, round, slot))
-    check_training(plan)
-    xs, ys = _data(plan, x, y)
-    count = len(xs)
-    values = dry_run(plan, min(batch_size, count))
-    if count % batch_size:
-        dry_run(plan, count % batch_size)
-    _check_labels(plan, values, xs, ys)
-    current = _start(plan, state)
-    order = _order(count, batch_size, epochs, (seed, round, slot) if shuffle else None)
+    training = LocalTraining(
+        plan,
+        state,
+        x,
+        y,
+        lr=lr,
+        batch_size=batch_size,
+        epochs=epochs,
+        max_updates=max_updates,
+        seed=seed,
+        round=round,
+        slot=slot,
+        shuffle=shuffle,
+    )
+    training.advance()
+    return training.result()
 
-    losses: list[torch.Tensor] = []
-    sizes: list[int] = []
-    step = program(plan, donate=True)  # `current` is this loop's own: a step may write over that of the step before
-    ones = torch.ones(min(batch_size, count), dtype=torch_dtype(_wanted(plan, "weight").dtype))
-    arrange = _arrangement(plan)
-    with one_thread(), torch.inference_mode():
-        for batch in order:
-            if max_updates is not None and len(sizes) == max_updates:
-                break
-            size = len(batch)
-            weight = ones if size == len(ones) else torch.ones(size, dtype=ones.dtype)
-            given = [*current, xs.index_select(0, batch), ys.index_select(0, batch), weight, rate]
-            given += _uniform(plan, size, (seed, round, slot, len(sizes)))
-            loss, *current = step(given if arrange is None else [given[i] for i in arrange])
-            losses.append(loss)
-            sizes.append(size)
-    diff = _difference(plan, state, current)
-    mean = float(np.dot(torch.stack(losses).double().numpy(), sizes) / sum(sizes))
-    return LocalResult(diff, count, {"loss": mean}, len(sizes))
+
+class LocalTraining:
+    """`train_client` in pieces: a few steps at a time, to be left and taken up again. Arguments and errors are its.
+
+    Attributes:
+        steps: number of optimiser steps in all; `done`: how many of them were taken.
+        samples: size of the client's shard.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        state: Mapping[str, np.ndarray],
+        x: Any,
+        y: Any,
+        *,
+        lr: float | None = None,
+        batch_size: int,
+        epochs: int = 1,
+        max_updates: int | None = None,
+        seed: int,
+        round: int,
+        slot: int,
+        shuffle: bool = True,
+    ) -> None:
+        self._rate = float(plan.lr if lr is None else lr)
+        self._keys = (seed, round, slot)
+        _check_arguments(batch_size, epochs, max_updates, self._rate, self._keys)
+        check_training(plan)
+        self._xs, self._ys = _data(plan, x, y)
+        self.samples = count = len(self._xs)
+        values = dry_run(plan, min(batch_size, count))
+        if count % batch_size:
+            dry_run(plan, count % batch_size)
+        _check_labels(plan, values, self._xs, self._ys)
+        whole = epochs * math.ceil(count / batch_size)
+        self.steps = whole if max_updates is None else min(whole, max_updates)
+        self.done = 0
+        self._plan, self._old = plan, state
+        self._current = _start(plan, state)
+        self._batches = functools.partial(_order, count, batch_size, epochs, self._keys if shuffle else None)
+        self._order = self._batches()
+        self._losses: list[torch.Tensor] = []
+        self._sizes: list[int] = []
+        # `current` is this loop's own: a step may write over that of the step before
+        self._step = program(plan, donate=True)
+        self._ones = torch.ones(min(batch_size, count), dtype=torch_dtype(_wanted(plan, "weight").dtype))
+        self._arrange = _arrangement(plan)
+
+    def advance(self, steps: int | None = None) -> None:
+        """Take so many steps, or all that are left."""
+        stop = self.steps if steps is None else min(self.steps, self.done + steps)
+        ones, arrange, current = self._ones, self._arrange, self._current
+        with one_thread(), torch.inference_mode():
+            while self.done < stop:
+                batch = next(self._order)
+                size = len(batch)
+                weight = ones if size == len(ones) else torch.ones(size, dtype=ones.dtype)
+                given = [*current, self._xs.index_select(0, batch), self._ys.index_select(0, batch), weight, self._rate]
+                given += _uniform(self._plan, size, (*self._keys, self.done))
+                loss, *current = self._step(given if arrange is None else [given[i] for i in arrange])
+                self._current = current
+                self._losses.append(loss)
+                self._sizes.append(size)
+                self.done += 1
+
+    @property
+    def loss(self) -> float:
+        """The mean loss of the last step's batch, before that step; NaN before the first."""
+        return float(self._losses[-1]) if self._losses else math.nan
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The model as it is now: a copy of each of `plan.state`."""
+        pairs = zip(self._plan.state, self._current, strict=False)
+        return {spec.name: tensor.numpy().copy() for spec, tensor in pairs}
+
+    def result(self) -> LocalResult:
+        """What the steps taken so far gave."""
+        metrics = {}
+        if self._losses:
+            losses = torch.stack(self._losses).double().numpy()
+            metrics["loss"] = float(np.dot(losses, self._sizes) / sum(self._sizes))
+        return LocalResult(_difference(self._plan, self._old, self._current), self.samples, metrics, self.done)
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """All that the steps taken so far have left, by name: what `resume` takes."""
+        kept = [f"state/{s.name}" for s in self._plan.state] + [
+            f"optimizer/{s.name}" for s in self._plan.optimizer_state
+        ]
+        arrays = {name: tensor.numpy().copy() for name, tensor in zip(kept, self._current, strict=True)}
+        losses = torch.stack(self._losses).numpy() if self._losses else np.zeros(0, np.float32)
+        return {**arrays, "losses": losses}
+
+    def resume(self, snapshot: Mapping[str, np.ndarray]) -> None:
+        """Stand where the training stood that gave this snapshot; its arguments were the same.
+
+        Raises:
+            PlanError: the snapshot is of another plan.
+        """
+        fresh = self.snapshot()
+        shapes = {name: (array.dtype, array.shape) for name, array in snapshot.items() if name != "losses"}
+        done = len(snapshot.get("losses", ()))
+        if {n: (a.dtype, a.shape) for n, a in fresh.items() if n != "losses"} != shapes or not done <= self.steps:
+            raise PlanError(f"the snapshot is of another training than one of plan {self._plan.name!r}")
+        self._current = [torch.tensor(snapshot[name]) for name in fresh if name != "losses"]
+        self._order = itertools.islice(self._batches(), done, None)
+        self._sizes = [len(batch) for batch in itertools.islice(self._batches(), done)]
+        self._losses = list(torch.tensor(snapshot["losses"])) if done else []
+        self.done = done
 
 
 @contextmanager
