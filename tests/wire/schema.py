@@ -1,4 +1,4 @@
-"""syft-proto's State in google.protobuf, from the field numbers: what others read and write, for comparison."""
+"""syft-proto's State and Plan in google.protobuf, from the field numbers: what others read and write."""
 
 from __future__ import annotations
 
@@ -63,8 +63,56 @@ _MESSAGES: dict[str, list[tuple[str, int, str, bool]]] = {
     ],
     "StateTensor": [("torch_tensor", 1, "TorchTensor", False), ("torch_param", 2, "Parameter", False)],
     "State": [("placeholders", 1, "Placeholder", True), ("tensors", 2, "StateTensor", True)],
+    "PlaceholderId": [("id", 1, "Id", False)],
+    "ArgList": [("args", 1, "Arg", True)],
+    "Arg": [
+        ("arg_bool", 1, "bool", False),
+        ("arg_int", 2, "int64", False),
+        ("arg_float", 3, "float", False),
+        ("arg_str", 4, "string", False),
+        ("arg_shape", 5, "Size", False),
+        ("arg_tensor", 6, "TorchTensor", False),
+        ("arg_torch_param", 7, "Parameter", False),
+        ("arg_placeholder", 9, "Placeholder", False),
+        ("arg_placeholder_id", 10, "PlaceholderId", False),
+        ("arg_list", 11, "ArgList", False),
+    ],
+    "ComputationAction": [
+        ("command", 1, "string", False),
+        ("target_placeholder_id", 3, "PlaceholderId", False),
+        ("target_tensor", 4, "TorchTensor", False),
+        ("target_id", 9, "Id", False),
+        ("args", 5, "Arg", True),
+        ("return_ids", 7, "Id", True),
+        ("return_placeholder_ids", 8, "PlaceholderId", True),
+    ],
+    "Role": [
+        ("id", 1, "Id", False),
+        ("actions", 2, "ComputationAction", True),
+        ("state", 3, "State", False),
+        ("placeholders", 4, "Placeholder", True),
+        ("input_placeholder_ids", 5, "Id", True),
+        ("output_placeholder_ids", 6, "Id", True),
+        ("tags", 7, "string", True),
+        ("description", 8, "string", False),
+    ],
+    "Plan": [
+        ("id", 1, "Id", False),
+        ("role", 2, "Role", False),
+        ("include_state", 3, "bool", False),
+        ("name", 4, "string", False),
+        ("tags", 5, "string", True),
+        ("description", 6, "string", False),
+        ("torchscript", 7, "bytes", False),
+        ("base_framework", 9, "string", False),
+    ],
 }
-_ONEOFS = {"Id": ["id_int", "id_str"], "StateTensor": ["torch_tensor", "torch_param"]}
+_ONEOFS = {
+    "Id": ["id_int", "id_str"],
+    "StateTensor": ["torch_tensor", "torch_param"],
+    "Arg": [name for name, *_ in _MESSAGES["Arg"]],
+    "ComputationAction": ["target_placeholder_id", "target_tensor", "target_id"],
+}
 
 
 def _classes() -> dict[str, Any]:
@@ -89,3 +137,4 @@ def _classes() -> dict[str, Any]:
 
 CLASSES = _classes()
 State = CLASSES["State"]
+Plan = CLASSES["Plan"]
