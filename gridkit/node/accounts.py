@@ -6,6 +6,7 @@ objects that still bear it, so only the owner adds and removes.
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -16,6 +17,7 @@ from gridkit.node import messages
 from gridkit.node.audit import about
 from gridkit.node.identities import Identities, new_token
 from gridkit.node.passwords import Passwords
+from gridkit.node.rates import Rates
 from gridkit.node.rights import OWNER, Access, Principal, Role
 from gridkit.node.store import tables as db
 from gridkit.node.store.database import Database
@@ -26,16 +28,21 @@ MAX_LOGINS = 100
 MAX_KEYS = 1000
 TOKEN_SECONDS = 366 * 86400.0
 """no token lives longer"""
+_WORKER_TOKEN = re.compile(r"([0-9a-f]{32})-[0-9a-f]{16}")
+"""the id of one, which begins with its training's"""
 
 
 class Accounts:
     """The use-cases of accounts."""
 
-    def __init__(self, database: Database, access: Access, identities: Identities, passwords: Passwords) -> None:
+    def __init__(
+        self, database: Database, access: Access, identities: Identities, passwords: Passwords, rates: Rates
+    ) -> None:
         self._db = database
         self._access = access
         self._identities = identities
         self._passwords = passwords
+        self._rates = rates
 
     async def start(self) -> None:
         await self._identities.start()
@@ -189,12 +196,14 @@ class Accounts:
                 self._access.allow(principal, "revoke-token", owner=owner)
                 c.execute(db.token.delete().where(db.token.c.id == token_id))
                 return
-            process = db.process.c.id == token_id.rpartition("-")[0]
+            match = _WORKER_TOKEN.fullmatch(token_id)
+            process = db.process.c.id == (match[1] if match else "")
             owner = c.execute(sa.select(db.process.c.owner).where(process)).scalar()
             if owner is None:
                 raise NotFoundError(f"there is no token '{token_id[:100]}'", code=ErrorCode.NOT_FOUND, status=404)
             self._access.allow(principal, "revoke-token", owner=owner)
             if not c.execute(sa.select(db.revoked.c.id).where(db.revoked.c.id == token_id)).first():
+                self._rates.token(owner)
                 expires_at = time.time() + TOKEN_SECONDS
                 c.execute(db.revoked.insert().values(id=token_id, expires_at=expires_at))
 
@@ -211,6 +220,7 @@ class Accounts:
         by: str = "",
         request: str | None = None,
     ) -> dict[str, Any]:
+        self._rates.token(name)
         token_id, token, digest = new_token()
         wanted = None if scopes is None else sorted(scopes)
 

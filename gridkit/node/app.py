@@ -72,7 +72,7 @@ def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Servic
     identities = Identities(database, passwords, rates)
     access = Access(owner, kept_secret(settings.data / "secret"), identities, open=settings.open)
     watch = Watch(access, rates, Audit(settings.data / "audit.jsonl"))
-    accounts = Accounts(database, access, identities, passwords)
+    accounts = Accounts(database, access, identities, passwords, rates)
     blobs = Blobs(settings.blobs or str(settings.data / "blobs"))
     rounds = Rounds(database, blobs)
     peers = Peers(database, access, outbound, kept_identity(settings), rounds.clock)

@@ -104,6 +104,7 @@ class Datasets:
         drafts = {"data": data} if mock is None else {"data": data, "mock": mock}
 
         def insert(c: sa.Connection) -> dict[str, Any]:
+            self._access.allow(principal, "publish-dataset")  # it may have ended while the bytes were looked at
             if c.execute(sa.select(datasets.c.id).where(datasets.c.id == wish.id)).first() is not None:
                 raise ConflictError(
                     f"a dataset is called '{wish.id}' already",
@@ -243,7 +244,9 @@ class Datasets:
             found = dict(_parts(c, [dataset_id])[dataset_id])
             if mock:
                 if "mock" not in found:
-                    raise _not_found(f"dataset '{dataset_id}' has no mock sample", "ask its owner for one: publish(…, mock=…)")
+                    raise _not_found(
+                        f"dataset '{dataset_id}' has no mock sample", "ask its owner for one: publish(…, mock=…)"
+                    )
                 return found["mock"]
             if not self._may_fetch(principal, row):
                 told = "run_plan computes on it, as far as the policy lets"

@@ -120,6 +120,7 @@ class Models:
         }
 
         def insert(c: sa.Connection) -> dict[str, Any]:
+            self._access.allow(principal, "host-model")  # it may have ended while the bytes were looked at
             mine = models.c.id == wish.model_id
             number = self._next_version(c, principal, wish)
             self._quota.check(c, principal, draft.size)

@@ -18,6 +18,8 @@ from gridkit.node.rights import Principal, Role
 from gridkit.node.settings import Limits
 
 TABLE = 10_000
+TOKENS = 1000
+"""that one account gets, or ends, at once"""
 
 
 class Buckets:
@@ -59,6 +61,7 @@ class Rates:
         self._anonymous = Buckets(anonymous, 4 * anonymous)
         self._wrong = Buckets(limits.wrong_rate, 100 * limits.wrong_rate)
         self._names = Buckets(limits.wrong_rate / 5, 20 * limits.wrong_rate)
+        self._tokens = Buckets(0.5, TOKENS)
 
     def admit(self, principal: Principal, address: str) -> None:
         """One request or message more.
@@ -81,6 +84,15 @@ class Rates:
         """
         if seconds := max(self._wrong.wait(address), self._names.wait(name)):
             raise too_many("too many wrong passwords", seconds)
+
+    def token(self, name: str) -> None:
+        """A token of this account more, or one of its workers' is revoked: that it ended is remembered for long.
+
+        Raises:
+            LimitError: `TOO_MANY`.
+        """
+        if seconds := self._tokens.take(name):
+            raise too_many(f"too many logins and tokens of '{name}'", seconds)
 
     def guessed(self, name: str, address: str) -> None:
         """A password was wrong. A request can hold many; `wrong` charges it once."""

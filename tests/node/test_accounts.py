@@ -14,15 +14,20 @@ import jwt
 import pytest
 import websockets
 
-from gridkit.node import messages
+from gridkit.errors import AccessError, LimitError
+from gridkit.node import intake, messages
 from gridkit.node.accounts import Accounts
 from gridkit.node.identities import Identities
+from gridkit.node.messages_grid import HostModel
+from gridkit.node.models import Models
 from gridkit.node.passwords import Passwords
-from gridkit.node.rates import Rates
+from gridkit.node.quota import Quota
+from gridkit.node.rates import TOKENS, Rates
 from gridkit.node.rights import OWNER, Access
 from gridkit.node.settings import Limits
+from gridkit.node.store.blobs import Blobs
 from gridkit.node.store.database import Database
-from tests.support import TOKEN, NodeUnderTest, RawWorker, host_files, tiny_plan, wait_for
+from tests.support import TOKEN, NodeUnderTest, RawWorker, host_files, tiny_model, tiny_plan, wait_for
 
 PASSWORD = "correct horse battery staple"
 
@@ -267,13 +272,63 @@ def test_an_open_stream_ends_with_its_credential(node: NodeUnderTest, host: Any)
         assert all(process not in line for line in lines)  # and it ends
 
 
+def test_what_is_remembered_of_ended_tokens_is_bounded(node: NodeUnderTest, host: Any) -> None:
+    process = host(num_cycles=1)["process"]
+    with node.http() as http:
+        for id in (f"{process}-", f"{process}-{'0' * 30}", f"{process}-{'g' * 16}"):  # the node gave out none such
+            refused(http.delete(f"/tokens/{id}"), 404, "NOT_FOUND")
+    rates = Rates(Limits())
+    for _ in range(TOKENS):
+        rates.token("ada")
+    with pytest.raises(LimitError) as caught:
+        rates.token("ada")
+    assert caught.value.retry_after
+    rates.token("bob")
+
+
+def test_an_account_removed_while_its_model_is_looked_at_hosts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        database, blobs = Database(f"sqlite:///{tmp_path / 'grid.db'}"), Blobs(str(tmp_path / "blobs"))
+        database.start()
+        passwords, rates = Passwords(), Rates(Limits())
+        identities = Identities(database, passwords, rates)
+        access = Access("o" * 20, "s" * 64, identities)
+        accounts = Accounts(database, access, identities, passwords, rates)
+        no_runner: Any = None
+        models = Models(database, blobs, access, no_runner, Quota(Limits()), time.time)
+        await accounts.add(OWNER, messages.AddUser(name="ada"))
+        token = await accounts.create_token(OWNER, messages.CreateToken(user="ada"))
+        ada = await access.principal(token["token"])
+        loop, look = asyncio.get_running_loop(), intake.check_model_bytes
+
+        def remove(draft: Any) -> Any:
+            asyncio.run_coroutine_threadsafe(accounts.remove(OWNER, "ada"), loop).result()
+            return look(draft)
+
+        draft = models.draft()
+        draft.write(tiny_model())
+        with monkeypatch.context() as patched:
+            patched.setattr(intake, "check_model_bytes", remove)
+            with pytest.raises(AccessError):
+                await models.host(ada, HostModel(model_id="late"), draft)
+        assert await models.ids(OWNER) == []
+        assert [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()] == []
+        accounts.close()
+        database.close()
+
+    asyncio.run(run())
+
+
 def test_a_token_revoked_while_it_was_looked_up_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         database = Database(f"sqlite:///{tmp_path / 'grid.db'}")
         database.start()
         passwords = Passwords()
-        identities = Identities(database, passwords, Rates(Limits()))
-        accounts = Accounts(database, Access("o" * 20, "s" * 64, identities), identities, passwords)
+        rates = Rates(Limits())
+        identities = Identities(database, passwords, rates)
+        accounts = Accounts(database, Access("o" * 20, "s" * 64, identities), identities, passwords, rates)
         made = await accounts.create_token(OWNER, messages.CreateToken())
         looked_up, revoked = asyncio.Event(), asyncio.Event()
         read = database.read
