@@ -172,8 +172,9 @@ def test_the_pure_parts_know_neither_network_nor_notebook(part: str) -> None:
     assert wrong == []
 
 
-def test_the_cycle_engine_has_no_clock_and_no_chance() -> None:
-    modules = {module.split(".")[0] for module, _, _ in modules_imported(PACKAGE / "federated" / "cycle.py")}
+@pytest.mark.parametrize("name", ["cycle", "selection", "state", "rules"])
+def test_the_cycle_engine_has_no_clock_and_no_chance(name: str) -> None:
+    modules = {module.split(".")[0] for module, _, _ in modules_imported(PACKAGE / "federated" / f"{name}.py")}
     assert not modules & {"time", "datetime", "random", "secrets", "uuid", "os", "io", "pathlib", "logging"}
 
 
