@@ -8,6 +8,7 @@ from typing import Any
 from gridkit.aio import grid as aio_grid
 from gridkit.bridge import BRIDGE, sync
 from gridkit.cells import ShortDir
+from gridkit.errors import UsageError
 from gridkit.session import Session
 
 __all__ = ["Grid"]
@@ -19,6 +20,9 @@ class Grid(ShortDir):
     Args:
         sessions: one a node.
 
+    Raises:
+        UsageError: no list of sessions, an empty one, or two sessions with one node.
+
     Attributes:
         nodes: the sessions by the addresses of their nodes.
 
@@ -28,6 +32,8 @@ class Grid(ShortDir):
     """
 
     def __init__(self, sessions: Sequence[Session]) -> None:
+        if isinstance(sessions, Session):
+            raise UsageError("a grid is made of a list of sessions", "pass one for each node: gk.Grid([a, b, c])")
         self._core = aio_grid.Grid([session._core for session in sessions])
         self.nodes = {session.url: session for session in sessions}
 

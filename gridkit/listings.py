@@ -138,7 +138,7 @@ def _shown(column: str, value: Any) -> str:
     if _is_moment(column):
         return moment(value)
     if column == "size" and isinstance(value, int):
-        return size(value)
+        return size(value).replace(" ", "\u00a0")  # on one line
     if column == "origin" and isinstance(value, Mapping):
         return plain(f"{value.get('name')} {value.get('version')}, round {value.get('round')}")
     if isinstance(value, bool):

@@ -112,6 +112,8 @@ def test_a_refusal_is_an_answer(grid: gk.Grid) -> None:
 def test_what_makes_no_grid(sessions: list[gk.Session]) -> None:
     with pytest.raises(UsageError):
         gk.Grid([])
+    with pytest.raises(UsageError, match="a list of sessions"):
+        gk.Grid(sessions[0])  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="2 sessions with 1 different"):
         gk.Grid([sessions[0], sessions[0]])
     with pytest.raises(UsageError, match="5 replicas on 3 nodes"):

@@ -50,7 +50,10 @@ def check_dataset(data: Draft, mock: Draft | None, kind: str, columns: Sequence[
     if mock is not None:
         likeness = [(spec.dtype, spec.shape[1:], len(spec.shape)) for spec in _specs(mock)]
         if likeness != [(spec.dtype, spec.shape[1:], len(spec.shape)) for spec in specs]:
-            raise WireError("the mock sample isn't like the data: only the numbers of rows may differ")
+            raise WireError(
+                "the mock sample isn't like the data: only the numbers of rows may differ",
+                "give it the data's dtypes and widths, such as torch.zeros_like(data[:5])",
+            )
     return specs
 
 

@@ -214,7 +214,7 @@ class Access:
         """
         known = await self._identities.of_password(name, password, address)
         if known is None:
-            raise _unauthenticated(WRONG_PASSWORD)
+            raise _unauthenticated(WRONG_PASSWORD, _PASSWORD)
         return known
 
     async def of_headers(self, headers: Iterable[tuple[bytes, bytes]], address: str = "") -> Principal:
@@ -273,12 +273,19 @@ class Access:
         everybodys = principal.role is Role.OWNER or principal.role in rule.others
         nameless = principal.name == "" and principal.role is not Role.ANONYMOUS  # owns nothing
         if rule.own and not everybodys and (nameless or owner not in (None, principal.name)):
-            raise _forbidden(f"{operation} is for who owns the object, and for the node's owner")
+            whom = f"'{principal.name}'" if principal.name else f"a {principal.role}'s token"
+            raise _forbidden(
+                f"{operation} is for who owns the object, and for the node's owner, not for {whom}",
+                "ask one of them, or take something of your own",
+            )
 
 
 WRONG_TOKEN = "the token is not one of this node's"
 WRONG_PASSWORD = "Invalid username/password!"
 """the original's text: clients show it"""
+_PASSWORD = "check the name and the password; the node's owner can set another one with set_password"
+_TOKEN = "pass the node's token (GRIDKIT_TOKEN), a token of an account, or the worker token that hosting gave out"
+_RIGHT = "use a token with that right, or ask the node's owner"
 
 
 def _credential(header: str) -> tuple[str, str]:
@@ -295,12 +302,9 @@ def _credential(header: str) -> tuple[str, str]:
     raise _unauthenticated("the Authorization header must be Bearer, Api-Key or Basic")
 
 
-def _unauthenticated(message: str) -> AccessError:
-    hint = "pass the node's token (GRIDKIT_TOKEN), a token of an account, or the worker token that hosting gave out"
+def _unauthenticated(message: str, hint: str = _TOKEN) -> AccessError:
     return AccessError(message, hint, code=ErrorCode.UNAUTHENTICATED, status=401)
 
 
-def _forbidden(message: str) -> AccessError:
-    return AccessError(
-        message, "use a token with that right, or ask the node's owner", code=ErrorCode.FORBIDDEN, status=403
-    )
+def _forbidden(message: str, hint: str = _RIGHT) -> AccessError:
+    return AccessError(message, hint, code=ErrorCode.FORBIDDEN, status=403)

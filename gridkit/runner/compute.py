@@ -180,4 +180,7 @@ def _is_shortage(error: Any) -> bool:
 
 
 def _bad_input(message: str) -> PlanError:
-    return PlanError(message, "look at the model's inputs", code=ErrorCode.BAD_INPUT)
+    hint = (
+        "give tensors of the dtypes and shapes that grid.models[id]['inputs'] lists; x.float() makes float32 of others"
+    )
+    return PlanError(message, hint, code=ErrorCode.BAD_INPUT)

@@ -84,7 +84,7 @@ class Browser(Form):
         self.order = W.Dropdown(description="Sort", style=WIDE, layout=wide())
         self.refresh_button = _button("Refresh", "refresh", "Ask the node again")
         self.head = W.HTML()
-        self.list = W.Select(options=[], rows=4, layout=W.Layout(width="100%"), tooltip="Rows of this page")
+        self.list = W.Select(options=[], rows=4, layout=W.Layout(width="calc(100% - 4px)"), tooltip="Rows of this page")
         self.list.add_class("gridkit-rows")
         self.previous_button = _button("Previous", "chevron-left", "The page before")
         self.next_button = _button("Next", "chevron-right", "The page after")
@@ -166,6 +166,8 @@ class Browser(Form):
 
     def _kind_changed(self) -> None:
         self._fit_kind()
+        if not self._doing:
+            self.say("")  # what was done with a model says nothing about the datasets
         self.look(kind=self.kind.value, order=self.order.value, offset=0)
 
     def _ask_page(self, wish: _Wish) -> None:
@@ -303,7 +305,7 @@ class Browser(Form):
 
     def _got(self, name: str, result: Any) -> None:
         self.result = result
-        self.say(f"{name} is here: browser.result, if this is browser = grid.browse()")
+        self.say(f"{name} is here: {self._name()}.result")
 
     def run(self) -> None:
         """What the Run button does: the model of the chosen row, on the node, with the input that is written there."""
@@ -325,7 +327,12 @@ class Browser(Form):
         with self._form:
             if self._row is not None and self._row["id"] == row["id"]:  # else the person has gone on
                 self._show_result(tag("pre", trial.shown(result), style="max-height:20em;margin:0;overflow:auto"))
-        self.say(f"{words.plain(row['id'])} has answered: browser.result, if this is browser = grid.browse()")
+        self.say(f"{words.plain(row['id'])} has answered: {self._name()}.result")
+
+    def _name(self) -> str:
+        """What the notebook calls this."""
+        names = (name for name, value in namespace().items() if value is self and not name.startswith("_"))
+        return next(names, "browser")
 
     def ask_to_delete(self) -> None:
         """What the Delete button does: ask whether it is meant."""

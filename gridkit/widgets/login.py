@@ -12,7 +12,7 @@ from gridkit.widgets.html import Html, card
 
 
 class LoginForm(Form):
-    """Name, password, Log in.
+    """Name, password, Log in; Enter after the password does the same.
 
     Args:
         where: the node's address.
@@ -31,6 +31,9 @@ class LoginForm(Form):
         self.button.tooltip = "The session then acts as this user"
         super().__init__([self.username, self.password, self.button])
         self.button.on_click(lambda _: self.submit())
+        self._entered = False
+        self.password.on_msg(self._on_key)
+        self.password.observe(lambda _: self._came(), "value")
 
     def submit(self) -> None:
         """What the button does. Returns at once; while a login is under way, another one does nothing."""
@@ -44,6 +47,17 @@ class LoginForm(Form):
         self.button.disabled = True
         self.say("logging in …")
         self.ask(lambda: self._log_in(username, password), self._done, self._failed)
+
+    def _on_key(self, _: W.Widget, content: dict[str, object], __: object) -> None:
+        """Enter in the password's field. What is written there may have come already, or come after this."""
+        if content.get("event") == "submit":
+            self._entered = True
+            self._came()
+
+    def _came(self) -> None:
+        if self._entered and self.password.value:
+            self._entered = False
+            self.submit()
 
     def _done(self, name: str) -> None:
         for part in (self.username, self.password, self.button):

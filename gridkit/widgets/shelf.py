@@ -233,4 +233,20 @@ def _may(row: Row) -> str:
 
 def _policy(policy: Row | None) -> str:
     """The node tells it to the owners only."""
-    return "" if not policy else words.plain(", ".join(f"{key}: {value}" for key, value in policy.items()), _TEXT)
+    if not policy:
+        return ""
+    runs = policy.get("run")
+    run = {} if not isinstance(runs, Mapping) else {f"run {_plan(plan)}": whom for plan, whom in runs.items()}
+    said = {"see it": policy.get("see"), "fetch it": policy.get("fetch"), **run}
+    parts = [f"{_whom(whom)} may {what}" for what, whom in said.items() if whom]
+    bounds = {"max_values": "a run gives {} values at most", "results": "of its results only {}"}
+    parts += [text.format(policy[key]) for key, text in bounds.items() if policy.get(key) is not None]
+    return words.plain("; ".join(parts), _TEXT)
+
+
+def _plan(digest: object) -> str:
+    return "any plan" if digest == "any" else f"the plan {words.plain(digest, 17)}"
+
+
+def _whom(whom: object) -> str:
+    return ", ".join(map(str, whom)) if isinstance(whom, list | tuple) else str(whom)

@@ -116,7 +116,7 @@ def test_a_right_to_own_objects_is_the_owners_of_the_object_and_the_nodes() -> N
     access.allow(OWNER, "delete-model", owner="ana")
     with pytest.raises(AccessError) as caught:
         access.allow(ana, "delete-model", owner="bob")
-    assert caught.value.code is ErrorCode.FORBIDDEN
+    assert caught.value.code is ErrorCode.FORBIDDEN and "not for 'ana'" in caught.value.message
 
 
 def test_a_worker_token_owns_nothing_also_of_what_is_nobodys() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 import torch
 
 from gridkit.errors import AccessError, NodeUnreachable
+from gridkit.policy import Policy
 from gridkit.widgets import browser as browsers
 from gridkit.widgets import words
 from gridkit.widgets.browser import Browser
-from gridkit.widgets.shelf import PAGE, Page
+from gridkit.widgets.shelf import PAGE, Page, row_card
 from tests.shelf import MemoryShelf, dataset, model
 from tests.support import wait_for
 
@@ -208,6 +210,19 @@ def test_a_dataset_is_downloaded_whole_or_its_sample(mock: bool, may_fetch: bool
     browser.download_button.click()
     until(lambda: "d is here" in browser.said, "the data")
     assert shelf.asked[-1] == ("download", "datasets", "d")
+    browser.kind.value = "models"
+    until(lambda: browser.said == "", "a status that says nothing of the other kind")
+
+
+def test_a_policy_is_told_in_words() -> None:
+    policy = Policy(fetch=["ada", "bob"], run={"ab" * 32: "everyone", "any": ["eve"]}, max_values=64, results=[0])
+    card = row_card("datasets", dataset("d", policy=json.loads(json.dumps(policy.to_json()))))
+    for told in (
+        "everyone may see it; ada, bob may fetch it",
+        "everyone may run the plan abababababababab…; eve may run any plan",
+        "a run gives 64 values at most; of its results only [0]",
+    ):
+        assert told in card
 
 
 @pytest.mark.parametrize("flag", ["allow_download", "allow_remote_inference"])

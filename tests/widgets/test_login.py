@@ -69,3 +69,27 @@ def test_w17_the_password_is_in_nothing_that_a_notebook_saves() -> None:
     states = [part.get_state() for part in (form, *form.children)]
     saved = json.dumps([states, form._repr_mimebundle_(), repr(form)], default=repr)
     assert "hunter2" not in saved and "ada" in saved
+
+
+def test_enter_after_the_password_logs_in_whether_the_password_comes_before_it_or_after() -> None:
+    """A page sends the key at once, and the field when it is done with."""
+    enter = {"event": "submit"}
+    node = Node()
+    form = form_of(node)
+    form.password._handle_custom_msg({"event": "other"}, [])
+    assert node.asked == []
+    form.password._handle_custom_msg(enter, [])
+    assert node.asked == [("ada", "hunter2")]
+
+    node = Node()
+    form = form_of(node, password="")
+    form.password._handle_custom_msg(enter, [])
+    assert node.asked == []
+    form.password.value = "hunter3"
+    assert node.asked == [("ada", "hunter3")] and form.password.value == ""
+
+
+def test_a_password_that_is_left_with_tab_is_not_sent() -> None:
+    node = Node()
+    form_of(node).password.value = "hunter3"
+    assert node.asked == []

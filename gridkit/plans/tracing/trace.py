@@ -7,6 +7,7 @@ code asks of it is recorded as a guard. Tensors have no values here, so code tha
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -89,7 +90,7 @@ def trace(
     recorder = Recorder(env, fake_mode, source.code_of(function), batch)
     for value, spec in zip(values, inputs, strict=True):
         recorder.input(value, spec)
-    with _names(modules, recorder), fake_mode, recorder, Rewritten():
+    with _names(modules, recorder), _quiet(), fake_mode, recorder, Rewritten():
         try:
             outputs = function(*values)
         except PlanError:
@@ -102,6 +103,21 @@ def trace(
     drawn, nodes = tuple(recorder.drawn), tuple(recorder.nodes)
     raw = Trace(batch, tuple(recorder.inputs), drawn, nodes, recorder.constants, ids, user, torch_own)
     return simplified(raw)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Of what fails in here torch logs a page, and raises it as well: the error says it all."""
+    log = logging.getLogger(FakeTensor.__module__)
+
+    def nothing(_: logging.LogRecord) -> bool:
+        return False
+
+    log.addFilter(nothing)
+    try:
+        yield
+    finally:
+        log.removeFilter(nothing)
 
 
 def _fakes(env: ShapeEnv, mode: FakeTensorMode, inputs: Sequence[Any], batch: int, symbolic: bool) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gridkit.errors import PlanError
+from gridkit.plans.model import model_plan
 from gridkit.plans.optim import SGD
 from gridkit.plans.plan import Plan
 from gridkit.plans.training import training_plan
@@ -291,3 +293,12 @@ def test_what_the_model_stores_stays_out_of_the_callers_model() -> None:
     model = Model(function)
     training_plan(model, F.cross_entropy, SGD(0.1), batch(8))
     assert not hasattr(model, "last")
+
+
+def test_what_torch_logs_of_a_failure_is_not_shown_beside_the_error(caplog: pytest.LogCaptureFixture) -> None:
+    """It logs a traceback of its own when shapes don't fit, the commonest mistake of all."""
+    with pytest.raises(PlanError, match="in module '0' \\(Linear\\)"):
+        model_plan(torch.nn.Sequential(torch.nn.Linear(4, 2)), torch.zeros(5, 3))
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    logging.getLogger("torch._subclasses.fake_tensor").error("another")
+    assert caplog.messages[-1] == "another"
