@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.support import TOKEN, NodeUnderTest
+from gridkit.wire.safetensors import pack_tensors
+from tests.support import TOKEN, NodeUnderTest, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +99,14 @@ def test_w13_requests_behind_one_another_are_answered_in_order(node: NodeUnderTe
         while data := connection.recv(65536):
             answer += data
     assert re.findall(rb"HTTP/1\.1 (\d+) ", answer) == [b"200", b"201", b"404"]
+
+
+def test_c7_a_large_body_that_comes_slowly_holds_up_no_small_ones(node: NodeUnderTest) -> None:
+    inputs = pack_tensors([np.ones((2, 4), np.float32)]).tobytes()
+    head = f"POST /run-inference/m HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\n"
+    with node.http() as http, socket.create_connection(("127.0.0.1", node.port)) as slow:
+        wish = {"model_id": "m", "allow_remote_inference": "True"}
+        assert http.post("/serve-model/", data=wish, files={"model": ("m", tiny_model())}).status_code == 200
+        slow.sendall(f"{head}Content-Length: {256 << 20}\r\n\r\nxx".encode())  # all that may be in memory at a time
+        time.sleep(0.3)  # until the node has read this
+        assert http.post("/run-inference/m", content=inputs).status_code == 200

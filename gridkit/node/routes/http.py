@@ -25,9 +25,13 @@ from gridkit.node.service import Service
 from gridkit.node.settings import Limits
 from gridkit.node.store.blobs import PIECE, Draft, pour
 
+SMALL = 64 * 1024
+"""bytes of a body, or of an answer, that nobody waits for"""
+
 
 class Budget:
-    """So many bytes of bodies in memory at a time; who comes later waits."""
+    """So many bytes of bodies in memory at a time; who comes later waits. Small ones don't count, so that large ones
+    that come slowly hold up nobody who sends little."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -36,6 +40,9 @@ class Budget:
 
     @asynccontextmanager
     async def take(self, size: int) -> AsyncIterator[None]:
+        if size <= SMALL:
+            yield
+            return
         size = min(size, self._total)
         async with self._freed:
             await self._freed.wait_for(lambda: self._used + size <= self._total)
