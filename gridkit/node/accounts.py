@@ -200,7 +200,9 @@ class Accounts:
             process = db.process.c.id == (match[1] if match else "")
             owner = c.execute(sa.select(db.process.c.owner).where(process)).scalar()
             if owner is None:
-                raise NotFoundError(f"there is no token '{token_id[:100]}'", code=ErrorCode.NOT_FOUND, status=404)
+                # not repeated: it may be a token, put where its id belongs
+                hint = "name it by its id, as the list of tokens has it"
+                raise NotFoundError("there is no token of this id", hint, code=ErrorCode.NOT_FOUND, status=404)
             self._access.allow(principal, "revoke-token", owner=owner)
             if not c.execute(sa.select(db.revoked.c.id).where(db.revoked.c.id == token_id)).first():
                 self._rates.token(owner)

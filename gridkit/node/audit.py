@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,9 @@ FILE_BYTES = 16 << 20
 FILES = 8
 QUIET_SECONDS = 60.0
 """after so long a count of suppressed rows is written by itself"""
+
+_SECRET = re.compile(r"\b(gk_[0-9a-f]+_|eyJ[\w-]+\.)[\w.-]+")
+"""a token of an account, a worker's token; what goes before the secret stays"""
 
 _object: ContextVar[str] = ContextVar("object", default="")
 
@@ -64,9 +68,9 @@ class Audit:
             "token": principal.token,
             "address": address,
             "operation": operation,
-            "object": (_object.get() or subject)[:200],
+            "object": _without_secrets(_object.get() or subject)[:200],
             "verdict": verdict,
-            "why": why[:300],
+            "why": _without_secrets(why)[:300],
         }
         self._write_counts(QUIET_SECONDS)
         if verdict != "done":
@@ -135,6 +139,11 @@ class Audit:
                 break
             rows = [*_rows(self._file(number)), *rows]
         return rows[-limit:]
+
+
+def _without_secrets(text: str) -> str:
+    """Somebody may put a token where its id or a name belongs, and everybody who reads the log would have it."""
+    return _SECRET.sub(r"\1…", text)
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
