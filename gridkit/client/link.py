@@ -175,13 +175,18 @@ class Link:
     async def events(self, after: int, run: str | None) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
         """The node's rows after this number, as they come. Ends when the connection does."""
         query: dict[str, Any] = {"after": after, **({"run": run} if run else {})}
-        timeout = httpx.Timeout(45.0, connect=10.0)
+        async with self.stream("GET", "/events", params=query, timeout=httpx.Timeout(45.0, connect=10.0)) as response:
+            yield _rows(response)
+
+    @asynccontextmanager
+    async def stream(self, method: str, path: str, **kwargs: Any) -> AsyncIterator[httpx.Response]:
+        """Send once; a good response whose body comes in pieces."""
         try:
-            async with self._http.stream("GET", "/events", params=query, timeout=timeout) as response:
+            async with self._http.stream(method, path, **kwargs) as response:
                 if response.status_code != 200:
                     await response.aread()
                     raise _error(response)
-                yield _rows(response)
+                yield response
         except httpx.TransportError as error:
             raise self.unreachable(error) from None
 
