@@ -50,6 +50,7 @@ from gridkit.node.store.database import Database
 from gridkit.node.trainings import Trainings
 from gridkit.node.uploads import Uploads
 from gridkit.node.watch import Watch
+from gridkit.node.worker_auth import Door
 
 HEADERS = [
     ("x-content-type-options", "nosniff"),
@@ -81,7 +82,8 @@ def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Servic
     models = Models(database, blobs, access, runner, quota, rounds.clock)
     datasets = Datasets(database, blobs, access, runner, quota, rounds.clock)
     uploads = Uploads(blobs, settings.limits)
-    service = Service(access, watch, accounts, Trainings(rounds, access), models, datasets, peers, uploads)
+    trainings = Trainings(rounds, access, Door(access, rounds, outbound))
+    service = Service(access, watch, accounts, trainings, models, datasets, peers, uploads)
     app = Starlette(
         routes=[
             *model_routes.ROUTES,

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 import sqlalchemy as sa
@@ -44,9 +44,18 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A hosted training as the database has it."""
+    """A hosted training as the database has it.
+
+    Attributes:
+        server_config: without what is secret in it.
+        authentication: whose tokens its workers may come with (see `worker_auth.Authentication`); never shown.
+    """
 
     id: str
+SECRETS = ("secret", "pub_key", "endpoint")
+"""members of `server_config.authentication` that are never shown: an endpoint's URL may hold a key"""
+
+
     name: str
     version: str
     owner: str
@@ -60,8 +69,12 @@ class Process:
     def of(cls, row: Any) -> Process:
         specs = tuple(TensorSpec(name, dtype, tuple(shape)) for name, dtype, shape in row.model)
         state = cycle.CycleState.from_json(row.state)
-        configs = (row.client_config, row.server_config)
-        return cls(row.id, row.name, row.version, row.owner, *configs, specs, state, row.revision)
+    authentication: dict[str, Any] | None = field(repr=False)
+        server, door = dict(row.server_config), row.server_config.get("authentication") or None
+        if door is not None:
+            server["authentication"] = {member: value for member, value in door.items() if member not in SECRETS}
+        configs = (row.client_config, server)
+        return cls(row.id, row.name, row.version, row.owner, *configs, specs, state, row.revision, door)
 
     @property
     def title(self) -> str:

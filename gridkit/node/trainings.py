@@ -30,10 +30,11 @@ from gridkit.node.store.blobs import Draft
 class Trainings:
     """The trainings of one node."""
 
-    def __init__(self, rounds: Rounds, access: Access) -> None:
+    def __init__(self, rounds: Rounds, access: Access, door: Door) -> None:
         self.access = access
         self.rounds = rounds
         self._db = rounds.db
+from gridkit.node.worker_auth import Door, door_of
         self._blobs = rounds.blobs
 
     # -- hosting
@@ -41,6 +42,7 @@ class Trainings:
     async def host(
         self,
         principal: Principal,
+        self.door = door
         model: BinaryIO,
         plans: Mapping[str, bytes],
         client_config: dict[str, Any],
@@ -73,7 +75,8 @@ class Trainings:
                 status=400,
             )
         about(f"{named.name} {named.version}")
-        rules = cycle.CycleRules.from_config(server_config)
+        await self.door.check(server_config.get("authentication"))
+        rules = cycle.CycleRules.from_config({k: v for k, v in server_config.items() if k != "authentication"})
         if not plans:
             raise NodeError("a training process needs a plan", code=ErrorCode.BAD_PLAN, status=400)
         for name, data in plans.items():
@@ -140,12 +143,7 @@ class Trainings:
 
     async def authenticate(self, principal: Principal, wish: messages.Authenticate) -> dict[str, Any]:
         """Give a worker its identity: a random id, which is also its right to ask for work in this process."""
-        if wish.auth_token is not None:
-            principal = await self.access.principal(wish.auth_token)
-        about(f"{wish.model_name} {wish.model_version or ''}".rstrip())
-        self.access.allow(principal, "enrol")
-        process = await self.rounds.named(wish.model_name, wish.model_version)
-        self.access.allow(principal, "enrol", owner=process.owner, process=process.id)
+        principal, process = await self.door.admit(principal, wish)
 
         def enrol(c: sa.Connection) -> str:
             mine = db.worker.c.process == process.id
@@ -314,6 +312,7 @@ class Trainings:
             raise NodeError("checkpoint is 'latest' or a number", code=ErrorCode.BAD_REQUEST, status=400)
         return await self.rounds.open_checkpoint(process, number), number
 
+        door_of(principal, process)
     async def processes(self, principal: Principal) -> list[dict[str, Any]]:
         """The hosted processes, all of them for the role owner, else one's own: name, configuration, plans, and where
         each stands."""

@@ -32,7 +32,8 @@ def _begin_immediate(connection: sa.Connection) -> None:
 
 
 def _engine(url: str, *, writes: bool) -> sa.Engine:
-    engine = sa.create_engine(url, poolclass=sa.pool.StaticPool if url.startswith("sqlite") else None)
+    pool = sa.pool.StaticPool if url.startswith("sqlite") else None
+    engine = sa.create_engine(url, poolclass=pool, hide_parameters=True)  # errors are logged, and rows hold secrets
     if url.startswith("sqlite"):
         sa.event.listen(engine, "connect", _sqlite_pragmas)
         if writes:
