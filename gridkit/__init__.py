@@ -25,6 +25,7 @@ _WHERE = {
     "verify": "gridkit.run",
     "Plan": "gridkit.plans.plan",
     "training_plan": "gridkit.plans.training",
+    "averaging_plan": "gridkit.plans.averaging",
     "plan": "gridkit.plans.function",
     "spec": "gridkit.plans.function",
     "SGD": "gridkit.plans.optim",
@@ -44,6 +45,7 @@ if TYPE_CHECKING:  # `as`: that a type checker takes them for public
     from gridkit import options as options
     from gridkit.errors import GridkitError as GridkitError
     from gridkit.grid import Grid as Grid
+    from gridkit.plans.averaging import averaging_plan as averaging_plan
     from gridkit.plans.function import plan as plan
     from gridkit.plans.function import spec as spec
     from gridkit.plans.optim import SGD as SGD

@@ -76,6 +76,8 @@ class ErrorCode(enum.StrEnum):
     NORM_TOO_LARGE = "NORM_TOO_LARGE"
     WORKER_ERROR = "WORKER_ERROR"
     NOT_ANSWERED = "NOT_ANSWERED"
+    # rounds
+    AVERAGING_FAILED = "AVERAGING_FAILED"
     # why a worker got no work
     NOT_IN_COHORT = "NOT_IN_COHORT"
     CYCLE_FULL = "CYCLE_FULL"

@@ -82,7 +82,7 @@ def failure(history: History, title: str, *, can_debug: bool) -> RunError:
         can_debug: whether `run.debug` works here.
     """
     failed = sorted(history.failures(history.cycle), key=lambda row: row["slot"])
-    if not failed:
+    if not failed or history.code:
         return RunError(f"the training {title} failed: {history.reason}")
     groups: dict[str, list[Row]] = {}
     for row in failed:

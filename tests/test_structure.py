@@ -63,7 +63,8 @@ MORE_ARROWS = {
 # Node and client pass plans on and check their form; they never trace or run one.
 ONLY_THE_FORM = {"node", "client"}
 FORM_OF_PLANS = {
-    f"gridkit.plans.{name}" for name in ("form", "model_form", "function_form", "plan", "table.ops", "check")
+    f"gridkit.plans.{name}"
+    for name in ("form", "averaging_form", "model_form", "function_form", "plan", "table.ops", "check")
 }
 
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}

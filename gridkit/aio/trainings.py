@@ -20,7 +20,7 @@ from gridkit.node.launch import NodeProcess
 from gridkit.plans.plan import Plan
 from gridkit.run import RunBase
 from gridkit.workers.pool import Pool
-from gridkit.workers.settings import configurations, shards, start_state
+from gridkit.workers.settings import averaging_config, configurations, shards, start_state
 from gridkit.workers.worker import Client
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Trainings(Base, Generic[RunT]):
         version: str = "1.0",
         client_config: Mapping[str, Any] | None = None,
         server_config: Mapping[str, Any] | None = None,
+        averaging_plan: Plan | None = None,
     ) -> HostedTraining[RunT]:
         """Host a training for workers that come by themselves (``gridkit worker``, other clients of the protocol).
 
@@ -62,6 +63,7 @@ class Trainings(Base, Generic[RunT]):
             plan: from `gridkit.training_plan`.
             client_config: for the workers: `batch_size`, `lr`, `max_epochs`, `max_updates`, `seed`.
             server_config: the cycles' rules, such as `num_cycles`, `min_diffs`, `max_diffs`, `cycle_length` (s).
+            averaging_plan: from `gridkit.averaging_plan`; without one reports are averaged with FedAvg.
 
         Raises:
             ConflictError: this name and version are hosted already.
@@ -70,8 +72,8 @@ class Trainings(Base, Generic[RunT]):
             >>> process = await grid.host_training(model, plan, name="digits",      # doctest: +SKIP
             ...                                    server_config={"num_cycles": 5, "min_diffs": 3, "max_diffs": 3})
         """
-        rules = dict(server_config or {})
-        hosted = await self._host(model, plan, name, version, dict(client_config or {}), rules)
+        rules = {**averaging_config(averaging_plan), **(server_config or {})}
+        hosted = await self._host(model, plan, name, version, dict(client_config or {}), rules, averaging_plan)
         run = self._follow(hosted, name, version, model=model, plan=plan, rounds=rules.get("num_cycles") or None)
         return HostedTraining(self.url, name, version, hosted.worker_token, run)
 
@@ -88,7 +90,7 @@ class Trainings(Base, Generic[RunT]):
         local_epochs: int = 1,
         lr: float | None = None,
         fraction: float = 1.0,
-        strategy: str = "fedavg",
+        strategy: str | Plan = "fedavg",
         evaluate: Callable[[Any], Mapping[str, float]] | None = None,
         seed: int = 0,
         tolerate: int = 0,
@@ -110,6 +112,7 @@ class Trainings(Base, Generic[RunT]):
                 process, and only there.
             rounds, batch_size, local_epochs, lr: of the training; `lr` overrides the plan's.
             fraction: share of the clients that take part in a round.
+            strategy: "fedavg", or a rule of your own from `gridkit.averaging_plan`.
             evaluate: called after each round with the new model (`nn.Module`, eval mode); returns metrics by name.
             seed: of the cohorts and the batch order.
             tolerate: so many clients may fail in a round.
@@ -144,7 +147,8 @@ class Trainings(Base, Generic[RunT]):
             keep_every=keep_every,
         )
         version = version or await self._free_version(name)
-        hosted = await self._host(model, plan, name, version, client_config, server_config)
+        rule = strategy if isinstance(strategy, Plan) else None
+        hosted = await self._host(model, plan, name, version, client_config, server_config, rule)
         members = [
             Client(x, y, token, f"client {place}")
             for place, ((x, y), token) in enumerate(zip(data, hosted.worker_tokens, strict=True))
@@ -247,10 +251,11 @@ class Trainings(Base, Generic[RunT]):
         version: str,
         client_config: dict[str, Any],
         server_config: dict[str, Any],
+        averaging_plan: Plan | None,
     ) -> Hosted:
         state = start_state(model, plan)
         config = {**client_config, "name": name, "version": version}
-        return await self._node.host_training(state, {"training_plan": plan}, config, server_config)
+        return await self._node.host_training(state, {"training_plan": plan}, config, server_config, averaging_plan)
 
     async def _entry(self, name: str, version: str | None) -> dict[str, Any]:
         """The newest training of that name as the node lists it."""

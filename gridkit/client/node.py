@@ -44,8 +44,10 @@ class NodeClient:
         plans: Mapping[str, Plan],
         client_config: Mapping[str, Any],
         server_config: Mapping[str, Any],
+        averaging_plan: Plan | None = None,
     ) -> Hosted:
-        """Host a training process. See `gridkit.federated.cycle.CycleRules` for `server_config`.
+        """Host a training process. See `gridkit.federated.cycle.CycleRules` for `server_config`, and
+        `gridkit.averaging_plan` for a rule of one's own.
 
         Raises:
             ConflictError: the name and version are taken.
@@ -57,6 +59,9 @@ class NodeClient:
         }
         for place, plan in enumerate(plans.values()):
             files[f"plan{place}"] = (f"plan{place}", plan.to_bytes(), "application/octet-stream")
+        if averaging_plan is not None:
+            data = averaging_plan.to_bytes()
+            files["averaging_plan"] = ("averaging_plan", data, "application/octet-stream")
         answer = await self.link.json("POST", "/model-centric/host-training", files=files)
         return Hosted(
             answer["process"], answer["plans"], answer["worker_token"], tuple(answer.get("worker_tokens", ()))

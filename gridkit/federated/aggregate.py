@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
+from gridkit.errors import ErrorCode, PlanError
 from gridkit.federated import strategies
 from gridkit.wire.tensors import Array, TensorSource
 
@@ -34,3 +37,36 @@ def aggregate(
                 total = rule.accumulate(total, diff.read(counterpart, start, stop), weight)
             yield rule.finish(total, weights, before)
         counterpart += spec.averaged
+
+
+def flat(diff: TensorSource, chunk: int = 1 << 18) -> Iterator[Array]:
+    """A report as an averaging plan sees it: float32, flat, one tensor after the other; in chunks."""
+    for place, spec in enumerate(diff.specs):
+        for start in range(0, spec.size, chunk):
+            with np.errstate(over="ignore"):  # what is too large for float32 is infinite
+                yield diff.read(place, start, min(start + chunk, spec.size)).astype(np.float32)
+
+
+def subtract(old: TensorSource, result: Array, chunk: int = 1 << 18) -> Iterator[Array]:
+    """The new model, ``old - result``, in flat chunks as `aggregate` gives them.
+
+    Args:
+        old: the model; its floating tensors change, the others stay.
+        result: what an averaging plan gave, float32 [P].
+
+    Raises:
+        PlanError: `NOT_FINITE`: a value of the new model isn't finite, and the old one was.
+    """
+    at = 0
+    for place, spec in enumerate(old.specs):
+        for start in range(0, spec.size, chunk):
+            before = old.read(place, start, min(start + chunk, spec.size))
+            if not spec.averaged:
+                yield before
+                continue
+            with np.errstate(over="ignore"):
+                new = (before.astype(np.float64) - result[at : at + len(before)]).astype(before.dtype)
+            if (np.isfinite(before) & ~np.isfinite(new)).any():
+                raise PlanError(f"it makes values of '{spec.name}' that are not finite", code=ErrorCode.NOT_FINITE)
+            at += len(before)
+            yield new

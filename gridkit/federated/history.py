@@ -14,7 +14,7 @@ expired  cycle, slot, worker
 drawn    cycle, draw (its number), slots, candidates (how many there were)
 aggregated cycle, checkpoint, accepted, refused, samples, loss, seconds, bytes
 stopping now
-finished outcome, reason
+finished outcome, reason, code (AVERAGING_FAILED where the averaging plan is at fault)
 ======== =============================================================================================================
 """
 
@@ -66,7 +66,8 @@ def publish(
                 drawn = {"cycle": sequence, "draw": number, "slots": list(slots), "candidates": candidates}
                 rows.append({"kind": "drawn", "at": when, **drawn})
             case cycle.Finish(outcome, reason):
-                rows.append({"kind": "finished", "at": when, "outcome": outcome, "reason": reason})
+                code = str(ErrorCode.AVERAGING_FAILED) if isinstance(event, cycle.AggregationFailed) else None
+                rows.append({"kind": "finished", "at": when, "outcome": outcome, "reason": reason, "code": code})
             case _:
                 pass
     return rows
@@ -138,7 +139,7 @@ class History:
         rounds: dicts with round, loss, accepted, refused, samples, seconds, bytes.
         reports: dicts with round, worker, slot, samples, loss, verdict, message, tensor, seconds, bytes, norm,
             warning, error; the verdict of a worker that didn't answer in time is NOT_ANSWERED.
-        outcome, reason: None until the training is over.
+        outcome, reason, code: None until the training is over; `code` also after, but for a failure's.
         stopping: whether a stop was asked for.
         workers: by slot, where each one that is known stands in the newest round: dicts with worker, state (a
             `Standing`), since (when it was assigned, or None), samples, seconds, verdict, message.
@@ -154,6 +155,7 @@ class History:
         self.workers: dict[int, Row] = {}
         self.outcome: str | None = None
         self.reason: str | None = None
+        self.code: str | None = None
         self.stopping = False
 
     def apply(self, row: Mapping[str, Any]) -> bool:
@@ -181,7 +183,7 @@ class History:
             case "stopping":
                 self.stopping = True
             case "finished":
-                self.outcome, self.reason = row["outcome"], row["reason"]
+                self.outcome, self.reason, self.code = row["outcome"], row["reason"], row.get("code")
                 for worker in self.workers.values():
                     if worker["state"] in (Standing.WAITING, Standing.TRAINING):
                         worker["state"] = Standing.STOPPED

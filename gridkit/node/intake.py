@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from gridkit.errors import ErrorCode, NodeError, WireError
+from gridkit.errors import ErrorCode, NodeError, PlanError, WireError
 from gridkit.federated import cycle
 from gridkit.federated.checks import Verdict, check_report
-from gridkit.node.rounds import Process
+from gridkit.federated.rules import CycleRules
+from gridkit.node.rounds import AVERAGING_PLAN, Process
+from gridkit.node.settings import Limits
 from gridkit.node.store.blobs import Draft
+from gridkit.plans.averaging_form import check_averaging, check_rounds, is_iterative
 from gridkit.plans.check import check_training, dry_run, holds
 from gridkit.plans.form import decode
 from gridkit.plans.model_form import arguments, check_model
@@ -29,6 +33,48 @@ def check_plan(data: bytes) -> None:
         if all(holds(guard, batch) for guard in plan.guards):
             dry_run(plan, batch)
             return
+
+
+def check_averaging_config(
+    server_config: Mapping[str, Any], rules: CycleRules, plans: Iterable[str], *, hosted: bool
+) -> None:
+    """Raise NodeError where the configuration doesn't go with an averaging plan, or with there being none."""
+    if AVERAGING_PLAN in plans:
+        raise _bad_config(f"a plan for workers is called '{AVERAGING_PLAN}'", "host it as the averaging_plan itself")
+    if hosted and "strategy" in server_config:
+        raise _bad_config(
+            "server_config has a strategy, but an averaging plan takes its place", "leave one of them out"
+        )
+    if rules.iterative_plan and not hosted:
+        raise _bad_config("server_config.iterative_plan is set, but there is no averaging_plan", "leave it out")
+
+
+def check_averaging_plan(data: bytes, model: Sequence[TensorSpec], rules: CycleRules, limits: Limits) -> None:
+    """Its form, that it fits the model, and every number of reports that a round may have.
+
+    Raises:
+        NodeError: the averaging plan can't be hosted; nothing was executed.
+    """
+    size = sum(spec.size for spec in model if spec.averaged)
+    try:
+        plan = decode(data)
+        check_averaging(plan, size)
+        check_rounds(plan, rules.fewest, rules.most, limits.run_memory // 2)
+    except PlanError as error:
+        raise NodeError(error.message, error.hint, code=error.code, status=400) from None
+    if is_iterative(plan) != rules.iterative_plan:
+        form = "one report after the other" if is_iterative(plan) else "all reports at once"
+        hint = f"set server_config.iterative_plan to {str(is_iterative(plan)).lower()}"
+        raise _bad_config(f"the averaging plan '{plan.name}' takes {form}", hint)
+    if 4 * size > limits.run_results:
+        raise _bad_config(
+            f"the averaging plan gives {4 * size:,} bytes; a result may have {limits.run_results:,}",
+            "start the node with a larger --limit run_results=…",
+        )
+
+
+def _bad_config(message: str, hint: str) -> NodeError:
+    return NodeError(message, hint, code=ErrorCode.BAD_CONFIG, status=400)
 
 
 def copy_model(model: BinaryIO, draft: Draft) -> tuple[TensorSpec, ...]:

@@ -19,14 +19,19 @@ from sqlalchemy.exc import OperationalError
 
 from gridkit.errors import ErrorCode, NodeError, NotFoundError
 from gridkit.federated import cycle, history
-from gridkit.federated.aggregate import aggregate
+from gridkit.federated.aggregate import aggregate, subtract
+from gridkit.node import averaging
 from gridkit.node.failpoint import failpoint
+from gridkit.node.runner import Runner
 from gridkit.node.store import garbage
 from gridkit.node.store import tables as db
 from gridkit.node.store.blobs import Blobs, Draft
 from gridkit.node.store.database import Database
 from gridkit.wire.state import StateReader, pack_stream
-from gridkit.wire.tensors import TensorSpec
+from gridkit.wire.tensors import Array, TensorSource, TensorSpec
+
+AVERAGING_PLAN = "averaging_plan"
+"""name of the plan that is the node's own; no plan for workers is called so"""
 
 Remember = Callable[[sa.Connection, "Process", Iterable[cycle.Decision]], None]
 """What a caller adds to the transaction of an event: (connection, process before, decisions)."""
@@ -42,6 +47,10 @@ class Clock:
         return self._start + time.monotonic()
 
 
+SECRETS = ("secret", "pub_key", "endpoint")
+"""members of `server_config.authentication` that are never shown: an endpoint's URL may hold a key"""
+
+
 @dataclass(frozen=True, slots=True)
 class Process:
     """A hosted training as the database has it.
@@ -52,10 +61,6 @@ class Process:
     """
 
     id: str
-SECRETS = ("secret", "pub_key", "endpoint")
-"""members of `server_config.authentication` that are never shown: an endpoint's URL may hold a key"""
-
-
     name: str
     version: str
     owner: str
@@ -64,12 +69,12 @@ SECRETS = ("secret", "pub_key", "endpoint")
     model: tuple[TensorSpec, ...]
     state: cycle.CycleState
     revision: int
+    authentication: dict[str, Any] | None = field(repr=False)
 
     @classmethod
     def of(cls, row: Any) -> Process:
         specs = tuple(TensorSpec(name, dtype, tuple(shape)) for name, dtype, shape in row.model)
         state = cycle.CycleState.from_json(row.state)
-    authentication: dict[str, Any] | None = field(repr=False)
         server, door = dict(row.server_config), row.server_config.get("authentication") or None
         if door is not None:
             server["authentication"] = {member: value for member, value in door.items() if member not in SECRETS}
@@ -90,8 +95,15 @@ def all_processes(c: sa.Connection, owner: str | None = None) -> list[Process]:
 
 
 def plans_of(c: sa.Connection, process_id: str) -> list[Any]:
-    """Its rows of the table `plan`."""
-    return list(c.execute(sa.select(db.plan).where(db.plan.c.process == process_id).order_by(db.plan.c.id)))
+    """Its rows of the table `plan` that are for workers."""
+    mine = sa.select(db.plan).where(db.plan.c.process == process_id, db.plan.c.name != AVERAGING_PLAN)
+    return list(c.execute(mine.order_by(db.plan.c.id)))
+
+
+def averaging_plan_of(c: sa.Connection, process_id: str) -> Any | None:
+    """Its row of the table `plan` that is the node's own, if it has one."""
+    mine = sa.select(db.plan).where(db.plan.c.process == process_id, db.plan.c.name == AVERAGING_PLAN)
+    return c.execute(mine).first()
 
 
 def append_rows(c: sa.Connection, run: str, rows: Iterable[dict[str, Any]]) -> None:
@@ -116,9 +128,10 @@ def read_rows(
 class Rounds:
     """All cycles of one node. `clock` gives the time of events; `news` wakes whoever waits for a change."""
 
-    def __init__(self, database: Database, blobs: Blobs) -> None:
+    def __init__(self, database: Database, blobs: Blobs, runner: Runner) -> None:
         self.db = database
         self.blobs = blobs
+        self.runner = runner
         self.clock = Clock()
         self.closing = False
         self.news = asyncio.Event()
@@ -242,13 +255,16 @@ class Rounds:
         return process, decisions
 
     async def _aggregate(self, process: Process, order: cycle.Aggregate) -> None:
-        """Average the reports of a closed cycle into the next checkpoint; again, if the disk is full meanwhile."""
+        """Average the reports of a closed cycle into the next checkpoint; again, if the disk or the runner is full
+        meanwhile."""
         pause = 1.0
         while True:
             try:
                 await self._aggregate_once(process, order)
                 break
-            except (OSError, OperationalError) as error:
+            except (OSError, OperationalError, NodeError) as error:
+                if isinstance(error, NodeError) and error.code is not ErrorCode.BUSY:
+                    raise
                 self._complain(f"{process.title}: cycle {order.sequence} can't be averaged yet", error)
                 await asyncio.sleep(pause)
                 pause = min(60.0, pause * 2)
@@ -259,7 +275,12 @@ class Rounds:
         old = await self.open_checkpoint(process, order.sequence)
         draft = self.blobs.draft()
         try:
-            await asyncio.to_thread(self._average, process, order, old, draft)
+            try:
+                await self._average(process, order, old, draft)
+            except averaging.AveragingFailed as error:
+                reason = str(error)
+                await self.apply(process.id, lambda at: cycle.AggregationFailed(at, order.sequence, reason))
+                return
             failpoint("aggregate-stored")
 
             def remember(c: sa.Connection, before: Process, _decisions: Iterable[cycle.Decision]) -> None:
@@ -277,19 +298,28 @@ class Rounds:
             old.close()
             await asyncio.to_thread(draft.discard)
 
-    def _average(self, process: Process, order: cycle.Aggregate, old: BinaryIO, draft: Draft) -> None:
-        files: list[BinaryIO] = []
-        try:
-            reports = []
-            for part in order.parts:
-                files.append(self.blobs.open(part.digest))
-                reports.append((part.weight, StateReader(files[-1])))
-            chunks = aggregate(process.state.rules.strategy, StateReader(old), reports)
+    async def _average(self, process: Process, order: cycle.Aggregate, old: BinaryIO, draft: Draft) -> None:
+        """Write the next model into the draft: by the training's strategy, or by its averaging plan."""
+        own = await self.db.read(lambda c: averaging_plan_of(c, process.id))
+
+        def write(chunks: Iterable[Array]) -> None:
             for piece in pack_stream(process.model, chunks):
                 draft.write(piece)
-        finally:
-            for file in files:
-                file.close()
+
+        with ExitStack() as files:
+            reports = await asyncio.to_thread(self._opened, order, files)
+            model = await asyncio.to_thread(StateReader, old)
+            if own is None:
+                await asyncio.to_thread(write, aggregate(process.state.rules.strategy, model, reports))
+                return
+            plan = await asyncio.to_thread(self.blobs.read, own.digest)
+            size = sum(spec.size for spec in process.model if spec.averaged)
+            with averaging.final():
+                result = await averaging.average(self.runner, plan, reports, size)
+                await asyncio.to_thread(write, subtract(model, result))
+
+    def _opened(self, order: cycle.Aggregate, files: ExitStack) -> list[tuple[float, TensorSource]]:
+        return [(p.weight, StateReader(files.enter_context(self.blobs.open(p.digest)))) for p in order.parts]
 
     async def _retire_after(self, process: Process) -> None:
         await self._retire(process)

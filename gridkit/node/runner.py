@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 from gridkit.errors import ErrorCode, GridkitError, LimitError, NodeError
 from gridkit.node.child import Child, Lost, own_file
@@ -41,12 +41,13 @@ _STATUS = {
 
 @dataclass(slots=True, eq=False)
 class _Request:
-    """Somebody who waits. `digest` is None for a plan, whose bytes are `data`."""
+    """Somebody who waits. `digest` is None for a plan, whose bytes are `data`; `told` is whether it is told on what."""
 
     digest: str | None
     data: bytes
     open: Callable[[], BinaryIO]
     answer: asyncio.Future[bytes]
+    told: bool = False
     since: float = field(default_factory=time.monotonic)
     alone: bool = False
 
@@ -74,7 +75,7 @@ class Runner:
     """The node's computations. Nothing is started before the first one.
 
     Args:
-        limits: the members that begin with ``run_``.
+        limits: the members that begin with ``run_``; an attribute too.
 
     Example:
         >>> runner = Runner(Limits())                                                       # doctest: +SKIP
@@ -82,7 +83,7 @@ class Runner:
     """
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._lanes = [_Lane() for _ in range(PROCESSES)]
         self._lines: dict[object, deque[_Request]] = {}  # by model; a plan has a line of its own
         self._served: set[object] = set()
@@ -110,22 +111,24 @@ class Runner:
 
         Raises:
             NodeError: `BAD_INPUT`, `MALFORMED`, `UNSAFE_FORMAT` or `BAD_PLAN` (400): what is wrong; `TIMED_OUT`
-                (504); `RUN_FAILED` (500): the child died of it; `BUSY` (503): too many wait, or it waited too long.
+                (504); `RUN_FAILED` (500): the child died of it; `BUSY` (503): too many wait, it waited too long, or
+                no child can be started.
             LimitError: `TOO_LARGE` (413): inputs or results; `OUT_OF_MEMORY` (507).
         """
         return await self._ask(digest, digest, inputs, open_model)
 
-    async def run_plan(self, plan: bytes, data: BinaryIO) -> bytes:
+    async def run_plan(self, plan: bytes, data: IO[bytes], *, told: bool = False) -> bytes:
         """The results of a plan on data that its sender may not see: errors in the run don't tell of the data.
 
         Args:
             plan: GKP1 bytes; its inputs have role "arg" (or "uniform": drawn anew), its outputs "result".
             data: safetensors with the keys "0", "1", …: its arguments in order. The caller closes it.
+            told: its sender may see the data, so errors may say at which operation it failed, and why.
 
         Returns, Raises:
             As `infer`.
         """
-        return await self._ask(object(), None, plan, lambda: data)
+        return await self._ask(object(), None, plan, lambda: cast(BinaryIO, data), told)
 
     async def close(self) -> None:
         """End the children; whoever waits gets `BUSY`."""
@@ -146,15 +149,17 @@ class Runner:
 
     # -- waiting
 
-    async def _ask(self, line: object, digest: str | None, data: bytes, open: Callable[[], BinaryIO]) -> bytes:
-        limits = self._limits
+    async def _ask(
+        self, line: object, digest: str | None, data: bytes, open: Callable[[], BinaryIO], told: bool = False
+    ) -> bytes:
+        limits = self.limits
         if len(data) > limits.run_inputs:
             raise LimitError(
                 f"the inputs are larger than {limits.run_inputs} bytes", code=ErrorCode.TOO_LARGE, status=413
             )
         if self._closed or self._waiting >= limits.run_waiting or self._bytes + len(data) > limits.run_inputs:
             raise _busy("too many computations wait on this node")
-        request = _Request(digest, data, open, asyncio.get_running_loop().create_future())
+        request = _Request(digest, data, open, asyncio.get_running_loop().create_future(), told)
         self._waiting += 1
         self._bytes += len(data)
         self._lines.setdefault(line, deque()).append(request)
@@ -197,7 +202,7 @@ class Runner:
         """The next requests of a line that are handed over together."""
         waiting, size = self._lines[line], 0
         group: list[_Request] = []
-        oldest = time.monotonic() - TURNS * self._limits.run_seconds
+        oldest = time.monotonic() - TURNS * self.limits.run_seconds
         while waiting and len(group) < GROUP and size < GROUP_BYTES:
             if waiting[0].alone and group:
                 break
@@ -239,17 +244,17 @@ class Runner:
         """Have the group computed, or failed, or put back to be tried one by one."""
         if lane.child is None:
             try:
-                lane.child = await Child.start(self._limits)
+                lane.child = await Child.start(self.limits)
             except (Lost, TimeoutError) as error:
                 for request in group:
-                    _fail(request, _failed(f"no runner could be started: {error}"))
+                    _fail(request, _busy(f"no runner could be started: {error}"))
                 return
         reason: NodeError
         try:
             await self._converse(lane.child, group)
             return
         except TimeoutError:
-            reason = _timed_out(self._limits.run_seconds)
+            reason = _timed_out(self.limits.run_seconds)
         except Lost:
             reason = _failed("the computation ended its process")
         except BaseException:
@@ -272,12 +277,12 @@ class Runner:
         if digest is None:
             if not await self._give(child, group):
                 return
-            await child.say({"do": "plan", "sizes": sizes}, parts)
+            await child.say({"do": "plan", "sizes": sizes, "told": group[0].told}, parts)
         else:
             await child.say({"do": "infer", "digest": digest, "sizes": sizes}, parts)
         answered = 0
         while answered < len(group):
-            async with asyncio.timeout(self._limits.run_seconds):
+            async with asyncio.timeout(self.limits.run_seconds):
                 header, body = await child.hear()
             if "need" not in header:
                 answered += _answer(group[answered:], header, body)

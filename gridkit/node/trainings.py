@@ -21,10 +21,20 @@ from gridkit.node import intake, messages, offers
 from gridkit.node.audit import about
 from gridkit.node.failpoint import failpoint
 from gridkit.node.rights import Access, Principal, Role
-from gridkit.node.rounds import Process, Rounds, all_processes, append_rows, plans_of, read_rows
+from gridkit.node.rounds import (
+    AVERAGING_PLAN,
+    Process,
+    Rounds,
+    all_processes,
+    append_rows,
+    averaging_plan_of,
+    plans_of,
+    read_rows,
+)
 from gridkit.node.store import garbage
 from gridkit.node.store import tables as db
 from gridkit.node.store.blobs import Draft
+from gridkit.node.worker_auth import Door, door_of
 
 
 class Trainings:
@@ -32,9 +42,9 @@ class Trainings:
 
     def __init__(self, rounds: Rounds, access: Access, door: Door) -> None:
         self.access = access
+        self.door = door
         self.rounds = rounds
         self._db = rounds.db
-from gridkit.node.worker_auth import Door, door_of
         self._blobs = rounds.blobs
 
     # -- hosting
@@ -42,7 +52,6 @@ from gridkit.node.worker_auth import Door, door_of
     async def host(
         self,
         principal: Principal,
-        self.door = door
         model: BinaryIO,
         plans: Mapping[str, bytes],
         client_config: dict[str, Any],
@@ -58,6 +67,7 @@ from gridkit.node.worker_auth import Door, door_of
             plans: name to bytes, gridkit's own form.
             client_config: for the workers; `name` and `version` are together unique.
             server_config: see `federated.cycle.CycleRules`.
+            averaging_plan: bytes of a plan (`plans.averaging_form`) that averages the reports, in the runner.
             request: the client's key for this; the same one again is done already, and has the same answer.
 
         Returns:
@@ -67,13 +77,6 @@ from gridkit.node.worker_auth import Door, door_of
         named = messages.parse(messages.ProcessName, client_config)
         if named.version is None:
             raise NodeError("client_config has no version", code=ErrorCode.BAD_CONFIG, status=400)
-        if averaging_plan is not None:
-            raise NodeError(
-                "averaging plans can't be hosted on this node",
-                "leave averaging_plan out: reports are averaged with FedAvg",
-                code=ErrorCode.BAD_CONFIG,
-                status=400,
-            )
         about(f"{named.name} {named.version}")
         await self.door.check(server_config.get("authentication"))
         rules = cycle.CycleRules.from_config({k: v for k, v in server_config.items() if k != "authentication"})
@@ -84,12 +87,18 @@ from gridkit.node.worker_auth import Door, door_of
                 await asyncio.to_thread(intake.check_plan, data)
             except PlanError as error:
                 raise NodeError(f"plan '{name}': {error.message}", error.hint, code=error.code, status=400) from None
+        intake.check_averaging_config(server_config, rules, plans, hosted=averaging_plan is not None)
         state, decisions = cycle.CycleState.start(rules, self.rounds.clock())
         rows = history.publish(None, None, state, decisions)
         draft = self._blobs.draft()
         kept: list[str] = []
         try:
             specs = await asyncio.to_thread(intake.copy_model, model, draft)
+            if averaging_plan is not None:
+                await asyncio.to_thread(
+                    intake.check_averaging_plan, averaging_plan, specs, rules, self.rounds.runner.limits
+                )
+                plans = {**plans, AVERAGING_PLAN: averaging_plan}
             digests = {name: hashlib.sha256(data).hexdigest() for name, data in plans.items()}
             with self._blobs.pinned(draft.digest, *digests.values()):
                 kept.append(await asyncio.to_thread(self._blobs.keep, draft))
@@ -122,7 +131,7 @@ from gridkit.node.worker_auth import Door, door_of
         answer: dict[str, Any] = {
             "status": "success",
             "process": process_id,
-            "plans": plan_ids,
+            "plans": {name: number for name, number in plan_ids.items() if name != AVERAGING_PLAN},
             "worker_token": self.access.issue(process_id),
         }
         if rules.clients:
@@ -179,6 +188,16 @@ from gridkit.node.worker_auth import Door, door_of
         measured = process.state.rules.requires_speed_test
         return {"status": "success", "worker_id": worker_id, "requires_speed_test": measured}
 
+    async def may_measure(self, principal: Principal, worker_id: str) -> None:
+        """Whether a worker has a reason to measure its connection.
+
+        Raises:
+            AccessError: `BAD_KEY`, no worker has this id; `FORBIDDEN`, its training asks for no speed.
+        """
+        process_id, _, _ = await self._worker(principal, worker_id)
+        if not (await self.rounds.process(process_id)).state.rules.requires_speed_test:
+            raise AccessError("this training asks for no speed", code=ErrorCode.FORBIDDEN, status=403)
+
     async def request_cycle(self, principal: Principal, wish: messages.CycleRequest) -> dict[str, Any]:
         """Ask for work: `accepted` with keys and ids, or `rejected` with a reason and when to come back."""
         process_id, slot, label = await self._worker(principal, wish.worker_id)
@@ -213,7 +232,8 @@ from gridkit.node.worker_auth import Door, door_of
             if worker_id is None or request_key is None:
                 raise NodeError("worker_id and request_key are missing", code=ErrorCode.BAD_REQUEST, status=400)
             allowed = (await self._assigned(principal, worker_id, request_key)).id
-        if not rows or allowed not in (None, rows[0].process):
+        for_workers = rows and rows[0].name != AVERAGING_PLAN
+        if not rows or allowed not in (None, rows[0].process) or not (allowed is None or for_workers):
             raise NotFoundError("there is no such plan in this training", code=ErrorCode.NOT_FOUND, status=404)
         if form != "gridkit":
             raise NodeError(
@@ -302,6 +322,7 @@ from gridkit.node.worker_auth import Door, door_of
         """A model of a process: checkpoint `latest` or a number (1 is the start). The file and its number."""
         self.access.allow(principal, "retrieve-model")
         process = await self.rounds.named(name, version)
+        door_of(principal, process)
         self.access.allow(principal, "retrieve-model", owner=process.owner, process=process.id)
         if checkpoint == "latest":
             newest = sa.select(sa.func.max(db.checkpoint.c.number)).where(db.checkpoint.c.process == process.id)
@@ -312,7 +333,6 @@ from gridkit.node.worker_auth import Door, door_of
             raise NodeError("checkpoint is 'latest' or a number", code=ErrorCode.BAD_REQUEST, status=400)
         return await self.rounds.open_checkpoint(process, number), number
 
-        door_of(principal, process)
     async def processes(self, principal: Principal) -> list[dict[str, Any]]:
         """The hosted processes, all of them for the role owner, else one's own: name, configuration, plans, and where
         each stands."""
@@ -327,6 +347,7 @@ from gridkit.node.worker_auth import Door, door_of
                     "client_config": p.client_config,
                     "server_config": p.server_config,
                     "plans": {row.name: row.id for row in plans_of(c, p.id)},
+                    "averaging_plan": None if (own := averaging_plan_of(c, p.id)) is None else own.id,
                     "phase": str(p.state.phase),
                     "cycle": p.state.sequence,
                     "outcome": p.state.outcome,

@@ -1,9 +1,9 @@
 """The runner's loop: frames in, frames out. One thing at a time; the node runs several runners when it needs to.
 
 A frame of the node's is ``{"do": "infer", "digest": d, "sizes": […]}`` with that many inputs, or ``{"do": "plan",
-"sizes": [n]}`` with a plan. The answer to each input, in frames as they come: ``{"answers": [[size, null] | [0, error],
-…]}``, in order. When the model isn't loaded, ``{"need": d}`` goes before, and its file comes through the other socket,
-as the data of a plan does.
+"sizes": [n], "told": t}`` with a plan. The answer to each input, in frames as they come: ``{"answers": [[size, null] |
+[0, error], …]}``, in order. When the model isn't loaded, ``{"need": d}`` goes before, and its file comes through the
+other socket, as the data of a plan does.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Server:
                 header, body = frame
                 parts = cut(body, header["sizes"])
                 if header["do"] == "plan":
-                    self._answer_plan(parts[0])
+                    self._answer_plan(parts[0], header["told"])
                 else:
                     self._answer_inputs(header["digest"], parts)
 
@@ -145,8 +145,8 @@ class Server:
         except MemoryError:
             return out_of_memory("the computation")
 
-    def _answer_plan(self, data: bytes) -> None:
-        """Run a plan on data that only the node may see: where it failed, and on what value, would tell of them."""
+    def _answer_plan(self, data: bytes, told: bool) -> None:
+        """Run a plan. Where it failed, and on what value, would tell of the data: that is said only if it may be."""
         answers = Answers(self._channel)
         file = self._file()
         assert file is not None
@@ -157,7 +157,8 @@ class Server:
             except WireError as error:
                 answers.add(error)
             except PlanError as error:
-                answers.add(_untold() if error.code is ErrorCode.BAD_PLAN and error.__cause__ else error)
+                secret = error.code is ErrorCode.BAD_PLAN and error.__cause__ and not told
+                answers.add(_untold() if secret else error)
             except MemoryError:
                 answers.add(out_of_memory("the computation"))
         answers.flush()

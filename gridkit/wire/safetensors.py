@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import json
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -100,6 +100,39 @@ def pack_file(arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = 
     text += b" " * (-(len(before) + 8 + len(text)) % ALIGNMENT)
     head = before + struct.pack("<Q", len(text)) + text
     return Packed([memoryview(head), *(flat[name].view(np.uint8).data for name in order)])
+
+
+def stream_file(specs: Sequence[TensorSpec], chunks: Iterable[Array]) -> Iterator[bytes]:
+    """A safetensors file in pieces, for tensors that aren't in memory as a whole: their data in the order of `specs`.
+
+    Args:
+        specs: names, dtypes (little-endian) and shapes.
+        chunks: the elements of all of them, one tensor after the other, in pieces of any size.
+
+    Raises:
+        ValueError: the chunks have other dtypes, or end elsewhere than the tensors.
+
+    >>> data = b"".join(stream_file([TensorSpec("b", "float32", (3,))], [np.ones(1, "f4"), np.zeros(2, "f4")]))
+    >>> TensorFile(io.BytesIO(data)).views(data)["b"]
+    array([1., 0., 0.], dtype=float32)
+    """
+    header, at = {}, 0
+    for spec in specs:
+        end = at + spec.size * np.dtype(spec.dtype).itemsize
+        header[spec.name] = {"dtype": _CODES[spec.dtype], "shape": list(spec.shape), "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    yield struct.pack("<Q", len(text)) + text
+    source = iter(chunks)
+    for spec in specs:
+        left = spec.size
+        while left:
+            part = next(source, None)
+            if part is None or part.dtype != _little(spec) or len(part) > left:
+                raise ValueError(f"the chunks don't end where tensor '{spec.name}' does, or aren't {spec.dtype}")
+            left -= len(part)
+            yield part.tobytes()
 
 
 def pack_tensors(arrays: Sequence[Array]) -> Packed:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gridkit.errors import PlanError, UsageError
+from gridkit.plans.averaging_form import is_iterative
 from gridkit.plans.plan import Plan
 from gridkit.wire.tensors import Array
 
@@ -133,6 +134,7 @@ def configurations(
     lr: float | None,
     seed: int,
     round_timeout: float | None = None,
+    strategy: str | Plan = "fedavg",
     **rules: Any,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(client_config, server_config) of a training on a fixed roster of clients. `rules` go into the latter as they
@@ -145,8 +147,15 @@ def configurations(
         raise UsageError(f"rounds is {rounds!r}", "use a whole number of 1 or more")
     local = {"batch_size": batch_size, "max_epochs": local_epochs, "lr": lr, "seed": seed}
     client_config = LocalSettings.from_config(local).to_config()
-    server_config = {"clients": clients, "num_cycles": rounds, "cycle_length": round_timeout, "seed": seed, **rules}
+    averaged = averaging_config(strategy) if isinstance(strategy, Plan) else {"strategy": strategy}
+    rules = {"num_cycles": rounds, "cycle_length": round_timeout, "seed": seed, **averaged, **rules}
+    server_config = {"clients": clients, **rules}
     return client_config, {key: value for key, value in server_config.items() if value is not None}
+
+
+def averaging_config(plan: Plan | None) -> dict[str, Any]:
+    """What a `server_config` says of an averaging plan."""
+    return {"iterative_plan": True} if plan is not None and is_iterative(plan) else {}
 
 
 def described(error: BaseException) -> dict[str, str]:

@@ -8,21 +8,23 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
 from gridkit import threads
-from gridkit.errors import ErrorCode, NotFoundError, UsageError
+from gridkit.errors import ErrorCode, NotFoundError, PlanError, UsageError
 from gridkit.federated import cycle, history
-from gridkit.federated.aggregate import aggregate
+from gridkit.federated.aggregate import aggregate, flat, subtract
 from gridkit.federated.checks import Verdict, check_report
 from gridkit.federated.rules import CycleRules
+from gridkit.plans.averaging import run_averaging
+from gridkit.plans.averaging_form import check_averaging, check_rounds, failure
 from gridkit.plans.plan import Plan
 from gridkit.run import AsyncRun, Evaluate, Run, RunBase, RunSource
 from gridkit.wire.tensors import Array, Arrays
-from gridkit.workers.local import train_client
+from gridkit.workers.local import one_thread, train_client
 from gridkit.workers.settings import LocalSettings, configurations, described, shards, start_state
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def _simulate(
     local_epochs: int = 1,
     lr: float | None = None,
     fraction: float = 1.0,
-    strategy: str = "fedavg",
+    strategy: str | Plan = "fedavg",
     evaluate: Evaluate | None = None,
     seed: int = 0,
     tolerate: int = 0,
@@ -94,7 +96,8 @@ def _simulate(
         keep_last=keep_last,
         keep_every=keep_every,
     )
-    source = Simulation(start_state(model, plan), plan, data, client_config, server_config)
+    rule = strategy if isinstance(strategy, Plan) else None
+    source = Simulation(start_state(model, plan), plan, data, client_config, server_config, rule)
     return kind(
         name,
         version,
@@ -135,8 +138,13 @@ class Simulation(RunSource):
         data: Sequence[tuple[Array, Array]],
         client_config: Mapping[str, Any],
         server_config: Mapping[str, Any],
+        averaging_plan: Plan | None = None,
     ) -> None:
         self._rules = CycleRules.from_config(server_config)
+        self._averaging = averaging_plan
+        if averaging_plan is not None:
+            check_averaging(averaging_plan, sum(spec.size for spec in plan.averaged))
+            check_rounds(averaging_plan, self._rules.fewest, self._rules.most)
         self._local = LocalSettings.from_config(client_config).arguments()
         self._plan = plan
         self._data = data
@@ -223,13 +231,25 @@ class Simulation(RunSource):
         old = self._models[order.sequence]
         reports = [(part.weight, self._diffs[part.slot]) for part in order.parts]
         new: dict[str, Array] = {}
-        chunks = aggregate(self._rules.strategy, Arrays(old), reports, chunk=max(1, *(a.size for a in old.values())))
-        for name, array in old.items():
-            new[name] = next(chunks).reshape(array.shape) if array.size else array
+        try:
+            chunks = self._averaged(Arrays(old), reports, max(1, *(a.size for a in old.values())))
+            for name, array in old.items():
+                new[name] = next(chunks).reshape(array.shape) if array.size else array
+        except PlanError as error:
+            self._apply(cycle.AggregationFailed(time.time(), order.sequence, failure(error)))
+            return
         self._models[order.sequence + 1] = new
         self._retire(order.sequence)
         self._diffs = {}
         self._apply(cycle.Aggregated(time.time(), order.sequence, time.perf_counter() - started))
+
+    def _averaged(self, old: Arrays, reports: list[tuple[float, Arrays]], chunk: int) -> Iterator[Array]:
+        """The new model, a chunk a tensor."""
+        if self._averaging is None:
+            return aggregate(self._rules.strategy, old, reports, chunk)
+        with one_thread():
+            result = run_averaging(self._averaging, [(w, np.concatenate(list(flat(diff)))) for w, diff in reports])
+        return subtract(old, result, chunk)
 
     def _retire(self, closed: int) -> None:
         rules = self._rules

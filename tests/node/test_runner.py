@@ -252,7 +252,7 @@ def test_a_child_that_can_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     async def scenario(runner: Runner) -> None:
         with pytest.raises(NodeError, match="no runner could be started") as caught:
             await infer(runner, model, torch.zeros(1, 64))
-        assert caught.value.code is ErrorCode.RUN_FAILED and runner.pids == []
+        assert caught.value.code is ErrorCode.BUSY and runner.pids == []
 
     running(scenario)
 
@@ -320,7 +320,7 @@ def test_frames_that_make_no_sense_end_the_child(
     async def scenario(runner: Runner) -> None:
         with pytest.raises(NodeError) as caught:
             await runner.infer("0", io.BytesIO, b"")
-        assert caught.value.code is ErrorCode.RUN_FAILED and runner.pids == [] and liar.ended
+        assert caught.value.code is ErrorCode.BUSY and runner.pids == [] and liar.ended
 
     running(scenario)
 

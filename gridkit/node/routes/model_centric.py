@@ -36,12 +36,13 @@ def trainings_of(request: Request) -> Trainings:
 
 
 async def host_training(request: Request) -> Response:
-    """Multipart: `config` (JSON: client_config, server_config, plans: [name, …]), `model`, `plan0`, `plan1`, …"""
+    """Multipart: `config` (JSON: client_config, server_config, plans: [name, …]), `model`, `plan0`, `plan1`, …, and
+    perhaps `averaging_plan`."""
     trainings, principal = trainings_of(request), principal_of(request)
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise NodeError("host-training takes multipart/form-data", code=ErrorCode.BAD_REQUEST, status=400)
     limits = limits_of(request)
-    async with request.form(max_files=2 + MAX_PLANS, max_fields=2, max_part_size=1 << 20) as form:
+    async with request.form(max_files=3 + MAX_PLANS, max_fields=2, max_part_size=1 << 20) as form:
         config = messages.parse_json(await _part(form.get("config"), "config", 1 << 20))
         names = config.get("plans")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(names) > MAX_PLANS:
@@ -52,12 +53,14 @@ async def host_training(request: Request) -> Response:
         plans = {
             name: await _part(form.get(f"plan{place}"), f"plan{place}", limits.plan) for place, name in enumerate(names)
         }
+        averaging = form.get("averaging_plan")
         hosted = await trainings.host(
             principal,
             model.file,
             plans,
             _object(config, "client_config"),
             _object(config, "server_config"),
+            averaging_plan=None if averaging is None else await _part(averaging, "averaging_plan", limits.plan),
             request=idempotency_key(request),
         )
     return answer("model-centric/host-training", hosted)
