@@ -82,7 +82,7 @@ def foreign(self: Model, x: torch.Tensor) -> torch.Tensor:
 
 
 def unsupported(self: Model, x: torch.Tensor) -> torch.Tensor:
-    return self.linear(x.sort(1).values)  # here
+    return self.linear(x.cumprod(1))  # here
 
 
 def random(self: Model, x: torch.Tensor) -> torch.Tensor:
@@ -131,7 +131,7 @@ REFUSED = [
     (captured, "a captured tensor (40x40, float32) would travel inside the plan"),
     (captured_and_detached, "a captured tensor (40x40, float32) would travel inside the plan"),
     (foreign, "a parameter (5) is used that doesn't belong to the model"),
-    (unsupported, "a plan can't hold the operation aten.sort.default"),
+    (unsupported, "a plan can't hold the operation aten.cumprod.default"),
     (random, "a plan can't hold the operation aten.randn_like.default"),
     (boolean_index, "a plan can't hold the operation aten.index.Tensor"),
     (into_a_view, "operation aten.add_.Tensor changes a tensor in place that another view shares"),
