@@ -33,6 +33,9 @@ _WHERE = {
     "AdamW": "gridkit.plans.optim",
     "Policy": "gridkit.policy",
     "WebsocketGridClient": "gridkit.websocket_grid",
+    "Syft": "gridkit.syft",
+    "Job": "gridkit.syft",
+    "SyftModel": "gridkit.syft",
     "GridkitError": "gridkit.errors",
 }
 _MODULES = ("aio", "errors", "options")
@@ -59,6 +62,9 @@ if TYPE_CHECKING:  # `as`: that a type checker takes them for public
     from gridkit.session import Session as Session
     from gridkit.session import connect as connect
     from gridkit.session import launch as launch
+    from gridkit.syft import Job as Job
+    from gridkit.syft import Syft as Syft
+    from gridkit.syft import SyftModel as SyftModel
     from gridkit.websocket_grid import WebsocketGridClient as WebsocketGridClient
     from gridkit.workers.simulate import simulate as simulate
 

@@ -16,8 +16,11 @@ from typing import Any, ParamSpec
 from gridkit.aio.accounts import Accounts
 from gridkit.aio.datasets import Datasets
 from gridkit.aio.grid import Grid as Grid
+from gridkit.aio.job import Job as Job
+from gridkit.aio.job import SyftModel as SyftModel
 from gridkit.aio.models import Models
 from gridkit.aio.nodes import Nodes
+from gridkit.aio.syft import Syft as Syft
 from gridkit.aio.trainings import RunT, Trainings
 from gridkit.aio.websocket_grid import WebsocketGridClient as WebsocketGridClient
 from gridkit.client.credentials import Login, login_of, stored_token

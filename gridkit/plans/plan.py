@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from gridkit.plans.explain import Explanation
+    from gridkit.plans.support import Support
 
 InputRole = Literal["x", "y", "weight", "lr", "param", "buffer", "optimizer", "uniform", "arg"]
 OutputRole = Literal["loss", "param", "buffer", "optimizer", "result"]
@@ -65,12 +66,16 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operation. `out` has an id for each result, None for one that nobody uses."""
+    """One operation. `out` has an id for each result, None for one that nobody uses.
+
+    `place` is the user's line or module that it comes from, in a plan that was traced in this process: it doesn't travel.
+    """
 
     op: str
     args: tuple[Arg, ...]
     kwargs: tuple[tuple[str, Arg], ...]
     out: tuple[int | None, ...]
+    place: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,6 +185,30 @@ class Plan:
 
         return call(self, args)
 
+    def execute(self, worker: Any, *data: Any) -> list[torch.Tensor]:
+        """Run the plan as workers of the syft family do (`gridkit.Syft`; syft.js has the same method).
+
+        A training plan takes what `gridkit.plans.syft_form.syft_step` says, in that order: ``X`` float32
+        [B, features], ``y`` float32 [B, classes] (one-hot), ``batch_size``, ``lr``, then the model's parameters; it
+        gives loss, accuracy, and the next parameters. The plan of a function takes its arguments.
+
+        Args:
+            worker: what calls, such as `job.worker`; a plan looks at nothing of it.
+            data: tensors, arrays or numbers; a number may also be a tensor of shape [] or [1].
+
+        Raises:
+            UsageError: another number of arguments, or one that is no tensor of its dtype.
+            PlanError: the plan has no such form (its optimiser keeps state, say); or as for `run`.
+
+        Source: syft.js 0.1.4, ``Plan.execute``.
+
+        Example:
+            >>> loss, accuracy, *params = plan.execute(job.worker, X, y, 8, 0.1, *model.params)     # doctest: +SKIP
+        """
+        from gridkit.plans.syft_run import execute
+
+        return execute(self, data)
+
     def explain(self, batch: int = 8) -> Explanation:
         """What the plan holds, what it costs, and what a worker would learn and send; text and HTML of its own.
 
@@ -198,6 +227,46 @@ class Plan:
         from gridkit.plans.explain import explain
 
         return explain(self, batch)
+
+    def supports(self, form: str) -> Support:
+        """Whether the plan can be given to others than gridkit's workers, and what is missing; ask before hosting.
+
+        Args:
+            form: "tfjs": TensorFlow.js, as browsers and phones with syft.js run it.
+
+        Returns:
+            True or false as it stands; its `missing` tells each obstacle, the nodes with their source lines (which
+            only a plan that was traced in this process has).
+
+        Raises:
+            UsageError: there is no such form.
+
+        Example:
+            >>> plan.supports("tfjs")                   # doctest: +SKIP
+            <Plan 'net' has no form 'tfjs':
+              the optimiser keeps 'momentum.0.weight' and 3 others between steps: use gk.SGD without momentum>
+        """
+        from gridkit.plans.support import supports
+
+        return supports(self, form)
+
+    def to_tfjs(self) -> bytes:
+        """The plan as TensorFlow.js calls: a Plan message of syft-proto, as syft.js 0.1.4 takes it.
+
+        A training plan gets the inputs and outputs that these workers know (`gridkit.plans.syft_form.syft_step`);
+        another keeps its own. The calls hold for every batch size, and give the results of `run` within the rounding
+        of float32. Source: syft-proto 0.4.9; TensorFlow.js 1.7.4.
+
+        Raises:
+            PlanError: an operation has no form there; the message names the node and its line.
+
+        Example:
+            >>> plan.to_tfjs()[:2]                      # doctest: +SKIP
+            b'\\n\\x02'
+        """
+        from gridkit.plans.engines.tfjs import to_tfjs
+
+        return to_tfjs(self)
 
     def _repr_html_(self) -> str:
         from gridkit.plans.explain import card
