@@ -46,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     node.add_argument("--allow-origin", action="append", default=[], metavar="URL", help="pages that may use the node")
     node.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="further names of the node")
     targets = "what the node may call by itself: HOST, HOST:PORT or a network (10.0.0.0/8); nothing by default"
+    prefix = "path of the node behind a proxy that keeps it, such as /grid"
+    node.add_argument("--prefix", default="", metavar="PATH", help=prefix)
     node.add_argument("--allow-target", action="append", default=[], metavar="TARGET", help=targets)
     limits = "change one of the node's limits, such as upload=8589934592 (names: gridkit.node.settings.Limits)"
     node.add_argument("--limit", action="append", default=[], metavar="NAME=NUMBER", help=limits)
@@ -91,6 +93,7 @@ def _node(options: argparse.Namespace) -> int:
         open=options.open,
         allow_origins=tuple(options.allow_origin),
         allow_hosts=tuple(options.allow_host),
+        prefix=options.prefix.rstrip("/"),
         allow_targets=tuple(options.allow_target),
         certfile=options.certfile,
         keyfile=options.keyfile,

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 
 from gridkit.errors import UsageError
 from gridkit.node.accounts import Accounts
@@ -37,7 +36,7 @@ from gridkit.node.rights import Access
 from gridkit.node.rounds import Rounds
 from gridkit.node.routes import accounts as account_routes
 from gridkit.node.routes import datasets as dataset_routes
-from gridkit.node.routes import events, http, model_centric, nodes
+from gridkit.node.routes import events, http, model_centric, nodes, speed_test
 from gridkit.node.routes import models as model_routes
 from gridkit.node.routes import socket as socket_routes
 from gridkit.node.routes import uploads as upload_routes
@@ -88,6 +87,7 @@ def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Servic
         routes=[
             *model_routes.ROUTES,
             *model_centric.ROUTES,
+            *speed_test.ROUTES,
             *account_routes.ROUTES,
             *dataset_routes.ROUTES,
             *nodes.ROUTES,
@@ -95,12 +95,12 @@ def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Servic
             *events.ROUTES,
             *socket_routes.ROUTES,
         ],
-        middleware=[Middleware(Guard, settings=settings, watch=watch)],
         exception_handlers=http.HANDLERS,
     )
     app.state.service = service
     app.state.limits = settings.limits
     app.state.budget = http.Budget(settings.limits.decoding)
+    app.state.measures = speed_test.Measures()
     app.state.open = settings.open
     app.state.strangers = Strangers(settings.limits)
     return app, service
@@ -149,7 +149,7 @@ async def _serve(settings: NodeSettings, with_parent: bool) -> None:
     outbound = Outbound(settings, {listening.getsockname()[1]})
     app, service = build(settings, outbound)
     config = uvicorn.Config(
-        app,
+        Guard(app, settings, service.watch),  # around Starlette's own answers to failures too
         host=settings.host,
         port=settings.port,
         http=GridkitHttp,

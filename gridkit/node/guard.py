@@ -1,7 +1,8 @@
 """What is refused before any route sees it.
 
 `Guard` is an ASGI layer around everything: Host, Origin, header and body limits, for HTTP and for WebSocket alike
-(CORS layers skip WebSockets).
+(CORS layers skip WebSockets). Pages of other origins are let in by a list, and only these may read the answers (CORS:
+Fetch standard, section 3.2).
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ _ONCE = {b"host", b"origin", b"content-length", b"content-encoding", b"content-t
 _HOST = re.compile(r"(?:(?P<name>[a-z0-9_.-]+)|\[(?P<address>[0-9a-f:.]+)\])(?::[0-9]{1,5})?")
 """what `Host` holds, in lower case; an origin ends like this"""
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_PREFLIGHT = [
+    (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+    (b"access-control-allow-headers", b"content-type, authorization"),
+    (b"access-control-max-age", b"600"),
+    (b"content-length", b"0"),
+]
 
 
 class Guard:
@@ -33,6 +40,7 @@ class Guard:
         self._watch = watch
         self._settings = settings
         self._origins = {origin.lower().rstrip("/") for origin in settings.allow_origins}
+        self._varies = bool(self._origins) or settings.open
         self._hosts = {host.lower() for host in settings.allow_hosts}
         if not settings.loopback:
             self._hosts |= {settings.host.lower(), socket.gethostname().lower()}
@@ -41,14 +49,31 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
+        page = b""
+        if scope["type"] == "http" and self._varies:
+            page = self._page(scope)
+            send = _readable(send, page)
         try:
             self._check(scope)
         except GridkitError as error:
             self._watch.refused(ANONYMOUS, scope, "request", scope["path"], error)
             await _refuse(scope, receive, send, error)
             return
+        if page and scope["method"] == "OPTIONS" and b"access-control-request-method" in dict(scope["headers"]):
+            await send({"type": "http.response.start", "status": 204, "headers": _PREFLIGHT})
+            await send({"type": "http.response.body"})
+            return
         _single_slashes(scope)
+        _without_prefix(scope, self._settings.prefix)
         await self._app(scope, _counted(receive, self._settings.limits.upload), send)
+
+    def _page(self, scope: Scope) -> bytes:
+        """The origin of the page that asks, if it is another one than this node and may read the answer; b"" else."""
+        origins = [value for name, value in scope["headers"] if name == b"origin"]
+        hosts = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"host"]
+        if len(origins) != 1 or len(hosts) != 1 or not self._known_host(hosts[0]):
+            return b""
+        return origins[0] if self._known_origin(origins[0].decode("latin-1").lower()) else b""
 
     def _check(self, scope: Scope) -> None:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
@@ -71,7 +96,9 @@ class Guard:
                 code=ErrorCode.FOREIGN_HOST,
                 status=403,
             )
-        if b"origin" in values and not self._known_origin(values[b"origin"].lower(), host, scope["scheme"]):
+        origin = values.get(b"origin", "").lower()
+        own = origin == ("https" if scope["scheme"] in ("https", "wss") else "http") + "://" + host
+        if b"origin" in values and not own and not self._known_origin(origin):
             raise AccessError(
                 f"pages from {values[b'origin'][:100]!r} may not use this node",
                 "start it with --allow-origin",
@@ -98,9 +125,8 @@ class Guard:
         # a page that was rebound to this machine carries a name, never a bare address
         return address.is_loopback or not self._settings.loopback
 
-    def _known_origin(self, origin: str, host: str, scheme: str) -> bool:
-        own = ("https" if scheme in ("https", "wss") else "http") + "://" + host
-        if origin == own or origin in self._origins:
+    def _known_origin(self, origin: str) -> bool:
+        if origin in self._origins:
             return True
         if not self._settings.open:
             return False
@@ -131,6 +157,19 @@ def _is_utf8(raw: bytes) -> bool:
     return True
 
 
+def _readable(send: Send, page: bytes) -> Send:
+    """Answers that scripts of a page of this origin (b"": of none) may read. Never together with credentials that a
+    browser adds by itself: tokens stand where scripts put them."""
+    more = [(b"vary", b"Origin"), *([(b"access-control-allow-origin", page)] if page else [])]
+
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *more]}
+        await send(message)
+
+    return sent
+
+
 def _unreadable(why: str) -> NodeError:
     return NodeError(f"the request can't be read: {why}", code=ErrorCode.BAD_REQUEST, status=400)
 
@@ -156,6 +195,14 @@ def _single_slashes(scope: Scope) -> None:
     if b"//" in raw:
         while b"//" in raw:
             raw = raw.replace(b"//", b"/")
+        scope["raw_path"], scope["path"] = raw, unquote(raw.decode("latin-1"))
+
+
+def _without_prefix(scope: Scope, prefix: str) -> None:
+    """Behind a proxy that passes paths on as they came, all of the node lies under one path."""
+    raw: bytes = scope["raw_path"]
+    if prefix and (raw + b"/").startswith(prefix.encode() + b"/"):
+        raw = raw[len(prefix) :] or b"/"
         scope["raw_path"], scope["path"] = raw, unquote(raw.decode("latin-1"))
 
 

@@ -107,6 +107,7 @@ class HostTraining(Message):
     model: str
     plans: dict[Text, str]
     averaging_plan: str | None = None
+    protocols: dict[str, Any] | None = None
     client_config: dict[str, Any]
     server_config: dict[str, Any]
 

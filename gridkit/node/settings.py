@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import os
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -55,6 +56,10 @@ class Limits:
     """number of WebSockets that haven't authenticated (without --open)"""
     stranger_seconds: float = 30.0
     """for how long a WebSocket may stay without authenticating (without --open)"""
+    ping_seconds: float = 30.0
+    """from one ping of a WebSocket to the next; and for its answer, else the other side counts as gone"""
+    speed_test: int = 16 * MIB
+    """what a worker downloads to measure its connection"""
     run_seconds: float = 30.0
     """one computation in the runner (seconds)"""
     run_memory: int = 4096 * MIB
@@ -101,6 +106,8 @@ class NodeSettings:
         open: anonymous clients of the old protocols are welcome (loopback only).
         allow_origins, allow_hosts: further values of the Origin and Host headers.
         allow_targets: what the node may call by itself: host names, with or without a port, and networks.
+        prefix: the path under which the node lies behind a proxy that passes paths on as they came, such as "/grid".
+            Without it the node is there too.
     """
 
     host: str = "127.0.0.1"
@@ -114,6 +121,7 @@ class NodeSettings:
     allow_origins: tuple[str, ...] = ()
     allow_hosts: tuple[str, ...] = ()
     allow_targets: tuple[str, ...] = ()
+    prefix: str = ""
     certfile: str | None = None
     keyfile: str | None = None
     limits: Limits = field(default_factory=Limits)
@@ -130,6 +138,8 @@ class NodeSettings:
             )
         if bool(self.certfile) != bool(self.keyfile):
             raise UsageError("TLS needs both a certificate and a key", "give --certfile and --keyfile")
+        if not re.fullmatch("(/[A-Za-z0-9._~-]+)*", self.prefix):
+            raise UsageError(f"--prefix can't be {self.prefix!r}", "give a path such as /grid")
         if self.allow_targets:  # a wrong one is told at the start; httpx takes its time to be imported
             from gridkit.node.targets import Rule
 

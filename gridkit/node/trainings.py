@@ -10,7 +10,7 @@ import hashlib
 import secrets
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import sqlalchemy as sa
 
@@ -243,6 +243,15 @@ class Trainings:
                 status=400,
             )
         return await asyncio.to_thread(self._blobs.open, rows[0].digest)
+
+    async def find_protocol(self, principal: Principal, worker_id: str, request_key: str) -> NoReturn:
+        """Trainings have no protocols here (hosting refuses them), which an accepted worker is told.
+
+        Raises:
+            NotFoundError: always, unless the key isn't good.
+        """
+        process = await self._assigned(principal, worker_id, request_key)
+        raise NotFoundError(f"{process.title} has no protocols", code=ErrorCode.NOT_FOUND, status=404)
 
     async def expect_report(self, principal: Principal, wish: messages.Report) -> tuple[Process, int]:
         """Before a body is taken: the process that this report is for, and how many bytes it may have.

@@ -157,9 +157,18 @@ def too_large(limit: int) -> LimitError:
     return LimitError(f"the body is larger than {limit} bytes", code=ErrorCode.TOO_LARGE, status=413)
 
 
-def answer(kind: str, data: dict[str, Any]) -> JSONResponse:
+ENVELOPED = {f"model-centric/{name}" for name in ("authenticate", "cycle-request", "report", "host-training")}
+"""Messages that are requests too: their answers have the envelope of messages, also when something is wrong. Only then
+is there an `error`, which syft.js looks for first."""
+
+
+def enveloped(kind: str, data: dict[str, Any]) -> dict[str, Any]:
     """The members at the top for one family of clients, the envelope for the other."""
-    return JSONResponse({"type": kind, "data": data, **data})
+    return {"type": kind, "data": data, **data}
+
+
+def answer(kind: str, data: dict[str, Any]) -> JSONResponse:
+    return JSONResponse(enveloped(kind, data))
 
 
 def file_answer(file: BinaryIO, headers: dict[str, str] | None = None) -> Response:
@@ -257,7 +266,11 @@ async def on_gridkit_error(request: Request, error: Exception) -> Response:
     headers = {"connection": "close"} if status == 413 else {}
     if isinstance(error, LimitError) and error.retry_after:
         headers["retry-after"] = str(math.ceil(error.retry_after))
-    return JSONResponse(error_body(error), status, headers)
+    body: dict[str, Any] = error_body(error)
+    kind = request.scope["path"].strip("/")
+    if kind in ENVELOPED:
+        body = enveloped(kind, {"status": "error", **body})
+    return JSONResponse(body, status, headers)
 
 
 async def on_disconnect(_request: Request, _error: Exception) -> Response:

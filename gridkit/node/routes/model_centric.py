@@ -115,6 +115,11 @@ async def get_plan(request: Request) -> Response:
     return file_answer(file)
 
 
+async def get_protocol(request: Request) -> Response:
+    worker_id, request_key = (needed(request, name) for name in ("worker_id", "request_key"))
+    await trainings_of(request).find_protocol(principal_of(request), worker_id, request_key)
+
+
 async def report(request: Request) -> Response:
     """JSON with a base64 diff, or the diff as octets with the ids (and samples, loss) in the query."""
     if request.headers.get("content-type", "").startswith("application/octet-stream"):
@@ -200,6 +205,7 @@ ROUTES = [
     route(f"{PREFIX}/cycle-request", cycle_request, "work", ["POST"]),
     route(f"{PREFIX}/get-model", get_model, "work"),
     route(f"{PREFIX}/get-plan", get_plan, "work"),
+    route(f"{PREFIX}/get-protocol", get_protocol, "work"),
     route(f"{PREFIX}/report", report, "work", ["POST"]),
     route(f"{PREFIX}/retrieve-model", retrieve_model, "retrieve-model"),
     route(f"{PREFIX}/processes", processes, "observe"),

@@ -10,7 +10,7 @@ import asyncio
 import io
 from typing import Any, BinaryIO
 
-from gridkit.errors import ErrorCode, LimitError
+from gridkit.errors import ErrorCode, LimitError, NodeError
 from gridkit.node import messages
 from gridkit.node.routes.connection import Connection, Handlers
 from gridkit.node.routes.model_centric import take_report
@@ -73,6 +73,9 @@ async def _contents(connection: Connection, file: BinaryIO) -> str:
 
 async def host_training(connection: Connection, data: dict[str, Any]) -> dict[str, Any]:
     wish = messages.parse(messages.HostTraining, data)
+    if wish.protocols:
+        text, hint = "protocols can't be hosted on this node", "leave them out: workers send their diffs to the node"
+        raise NodeError(text, hint, code=ErrorCode.BAD_CONFIG, status=400)
     return await connection.service.trainings.host(
         connection.principal,
         io.BytesIO(messages.from_hex(wish.model, "model")),
