@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gridkit.errors import UsageError
+from gridkit.errors import ErrorCode, PlanError, UsageError
 from gridkit.federated import strategies
-from gridkit.federated.aggregate import aggregate
+from gridkit.federated.aggregate import aggregate, flat, subtract
 from gridkit.wire.state import StateReader, pack_state, pack_stream, read_state
 from gridkit.wire.tensors import Array, Arrays, TensorSource, TensorSpec
 
@@ -123,3 +123,38 @@ def test_peak_memory_is_a_few_chunks_however_many_reports_come() -> None:  # fau
 def test_unknown_strategy() -> None:
     with pytest.raises(UsageError, match="'median'"):
         strategies.get("median")
+
+
+# ---- averaging plans
+
+
+@given(trainings(), st.integers(1, 9))
+def test_what_a_plan_gives_is_taken_off_the_model(
+    training: tuple[State, list[tuple[float, State]]], chunk: int
+) -> None:
+    """The reports as a plan sees them, taken off one by one, are the formula; the chunks don't matter."""
+    old, reports = training
+    result = np.concatenate([np.zeros(0, np.float32), *flat(reader(reports[0][1]), chunk)])
+    assert result.dtype == np.float32
+    assert result.tobytes() == b"".join(a.astype(np.float32).tobytes() for a in reports[0][1].values())
+    new = read_state(b"".join(pack_stream(reader(old).specs, subtract(reader(old), result, chunk))))
+    for name, before in old.items():
+        if before.dtype.kind != "f":
+            assert np.array_equal(new[name], before)
+            continue
+        off = reports[0][1][name].astype(np.float32)
+        assert new[name].tobytes() == (before.astype(np.float64) - off).astype(before.dtype).tobytes()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -3.4e38])
+def test_a_model_that_is_no_longer_finite_is_refused(value: float) -> None:
+    old = Arrays({"a": np.ones(3, np.float32), "b": np.float32([1, 2e38])})
+    with pytest.raises(PlanError, match="'b' that are not finite") as caught:
+        list(subtract(old, np.float32([1, 1, 1, 1, value]), 2))
+    assert caught.value.code is ErrorCode.NOT_FINITE
+
+
+def test_what_was_infinite_before_may_stay_so() -> None:
+    mask = Arrays({"mask": np.float32([0, -np.inf])})
+    (new,) = subtract(mask, np.zeros(2, np.float32))
+    assert new.tolist() == [0, -np.inf]

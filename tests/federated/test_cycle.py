@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gridkit.errors import AccessError, ConflictError, ErrorCode
+from gridkit.errors import AccessError, ConflictError, ErrorCode, RunError
 from gridkit.federated import cycle
 from gridkit.federated.checks import Verdict
 from gridkit.federated.cycle import Accept, Count, Duplicate, Expire, Finish, Open, Phase, Refuse, Reject, Status
 from gridkit.federated.rules import CycleRules
+from gridkit.results import failure
 from tests.federated.machine import BAD, FAILED, Training, came
 
 
@@ -340,6 +341,19 @@ def test_stop_while_averaging_keeps_that_round() -> None:
     training.work(0)
     assert training.step(cycle.StopAsked(1.0)) == ()
     assert training.aggregated() == (Finish("stopped"),)
+
+
+def test_a_round_that_cannot_be_averaged_ends_the_training() -> None:
+    training = Training(clients=3, tolerate=1)
+    for worker, verdict in ((0, Verdict(None)), (1, BAD), (2, Verdict(None))):
+        training.work(worker, verdict=verdict)
+    assert training.step(cycle.AggregationFailed(1.0, 2, "another's")) == ()
+    decisions = training.step(cycle.AggregationFailed(1.0, 1, "the averaging plan failed: why"))
+    assert decisions == (Finish("failed", "round 1: the averaging plan failed: why"),)
+    assert training.rows[-1]["code"] == training.history.code == "AVERAGING_FAILED"
+    error = failure(training.history, "'t' 1.0", can_debug=True)
+    assert type(error) is RunError  # the worker that was refused has nothing to do with it
+    assert str(error) == "the training 't' 1.0 failed: round 1: the averaging plan failed: why"
 
 
 def test_stop_with_nothing_under_way_ends_at_once() -> None:

@@ -173,6 +173,15 @@ class Histories(RuleBasedStateMachine):
         if late or before.phase is not Phase.AGGREGATING:
             assert self.training.state == before
 
+    @rule(late=st.sampled_from([1, 1, 1, 0]))
+    def averaging_fails(self, late: int) -> None:
+        before = self.training.state
+        self.training.step(cycle.AggregationFailed(self.training.now, before.sequence - late, "the plan failed"))
+        if late or before.phase is not Phase.AGGREGATING:
+            assert self.training.state == before
+        else:
+            assert self.training.state.outcome == "failed"
+
     @precondition(lambda self: self.training.state.phase is Phase.OPEN)
     @rule()
     def everyone_works(self) -> None:

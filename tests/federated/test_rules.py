@@ -96,7 +96,7 @@ def test_a_minimum_speed_asks_for_a_speed_test(key: str) -> None:
         {"minimum_upload_speed": -1},
         {"minimum_download_speed": "2"},
         {"minimum_download_speed": float("nan")},
-        {"iterative_plan": True},
+        {"iterative_plan": "yes"},
         {"authentication": {"secret": "s"}},
         {"num_cycles": -1},
         {"num_cycles": 1.5},
@@ -177,3 +177,26 @@ def test_rules_of_a_roster_need_one(config: dict[str, Any]) -> None:
 def test_quorum(clients: int, fraction: float, tolerate: int, cohort: int, quorum: int) -> None:
     rules = CycleRules.from_config({"clients": clients, "fraction": fraction, "tolerate": tolerate})
     assert (rules.cohort_size, rules.quorum) == (cohort, quorum)
+
+
+@pytest.mark.parametrize(
+    ("config", "fewest", "most"),
+    [
+        ({}, 1, None),
+        ({"min_diffs": 3, "max_diffs": 5}, 3, 5),
+        ({"clients": 10, "fraction": 0.5, "tolerate": 2}, 3, 5),
+    ],
+)
+def test_how_many_reports_a_round_may_have(config: dict[str, Any], fewest: int, most: int | None) -> None:
+    rules = CycleRules.from_config(config)
+    assert (rules.fewest, rules.most) == (fewest, most)
+
+
+def test_an_iterative_plan_is_told_of_no_weights() -> None:
+    assert CycleRules.from_config({"iterative_plan": True}).iterative_plan is True
+    for nothing in (None, False, 0, {}, []):  # as PyGrid's users write it
+        assert CycleRules.from_config({"iterative_plan": nothing, "weighting": "samples"}).iterative_plan is False
+    with pytest.raises(UsageError, match="isn't told of weights"):
+        CycleRules.from_config({"iterative_plan": True, "weighting": "samples"})
+    with pytest.raises(UsageError, match="iterative_plan"):
+        CycleRules.from_config({"iterative_plan": "yes"})

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gridkit.errors import WireError
-from gridkit.wire.safetensors import DTYPES, PIECE, TensorFile, pack_file, pack_tensors, read_tensors
+from gridkit.wire.safetensors import DTYPES, PIECE, TensorFile, pack_file, pack_tensors, read_tensors, stream_file
+from gridkit.wire.tensors import TensorSpec
 
 arrays = st.sampled_from(sorted(DTYPES.values())).flatmap(
     lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
@@ -180,3 +181,21 @@ def test_tensors_of_whole_lines_lie_on_whole_lines() -> None:
     places = dict(zip((spec.name for spec in file.specs), file._begins, strict=True))
     assert [spec.name for spec in file.specs] == list(values)
     assert places["w"] % 64 == 0 and places["v"] % 64 == 0
+
+
+@given(st.lists(hnp.arrays(st.sampled_from(["f4", "i8", "?"]), hnp.array_shapes(min_dims=0, min_side=0)), max_size=4))
+def test_a_stream_is_the_file_of_what_was_streamed(values: list[np.ndarray]) -> None:
+    specs = [TensorSpec(str(place), value.dtype.name, value.shape) for place, value in enumerate(values)]
+    chunks = (value.reshape(-1)[i : i + 3] for value in values for i in range(0, value.size, 3))
+    data = b"".join(stream_file(specs, chunks))
+    assert opened(data).specs == tuple(specs)
+    for got, value in zip(read_tensors(data), values, strict=True):
+        assert (got.dtype, got.shape, got.tobytes()) == (value.dtype, value.shape, value.tobytes())
+    theirs = safetensors.numpy.load(data)
+    assert {name: v.tobytes() for name, v in theirs.items()} == {str(n): v.tobytes() for n, v in enumerate(values)}
+
+
+@pytest.mark.parametrize("chunks", [[np.zeros(3, "f4")], [np.zeros(5, "f4")], [np.zeros(4, "f8")], []])
+def test_a_stream_that_ends_elsewhere_is_an_error(chunks: list[np.ndarray]) -> None:
+    with pytest.raises(ValueError, match="don't end where tensor 'w' does"):
+        list(stream_file([TensorSpec("w", "float32", (4,))], chunks))

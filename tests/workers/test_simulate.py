@@ -10,12 +10,13 @@ import pytest
 import torch
 
 import gridkit as gk
-from gridkit.errors import ErrorCode, NotFoundError, UsageError, WorkersFailed
+from gridkit.errors import ErrorCode, NotFoundError, PlanError, RunError, UsageError, WorkersFailed
 from gridkit.federated.cycle import CycleRules, cohort
 from gridkit.run import Run
 from gridkit.workers.local import train_client
 from gridkit.workers.settings import start_state
 from gridkit.workers.simulate import simulate
+from tests.plans.rules import mean, running, trimmed
 from tests.training import cnn, mlp, plan_of, shards
 
 DATA = shards(4)
@@ -292,3 +293,35 @@ def test_training_loads_no_pandas_matplotlib_or_network() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+@pytest.mark.parametrize("rule", [mean, trimmed, running])
+def test_a_rule_of_ones_own(rule: Any) -> None:
+    """The mean is federated averaging but for rounding, another rule isn't; the same plan gives the same bits."""
+    iterative = rule is running
+    plan = gk.averaging_plan(rule, MODEL, iterative=iterative)
+    weighting = {"weighting": "equal"} if iterative else {}
+    one, two = (run(strategy=plan, rounds=3, **weighting).wait() for _ in range(2))
+    assert gk.verify(one, two)
+    plain = run(rounds=3, **weighting).wait()
+    apart = max(np.abs(one.state[name] - plain.state[name]).max() for name in plain.state)
+    assert apart > 1e-3 if rule is trimmed else 0 < apart < 1e-6
+
+
+def test_a_rule_that_does_not_fit_is_told_before_the_start() -> None:
+    for plan, says in (
+        (gk.averaging_plan(mean, torch.nn.Linear(2, 2)), "for this model of 276 averaged values"),
+        (gk.averaging_plan(trimmed, MODEL), "a round of this training may have 2"),
+    ):
+        with pytest.raises(PlanError, match=says):
+            run(strategy=plan, tolerate=2)
+    with pytest.raises(UsageError, match="isn't told of weights"):
+        run(strategy=gk.averaging_plan(running, MODEL, iterative=True))
+
+
+def test_a_rule_that_fails_ends_the_training() -> None:
+    plan = gk.averaging_plan(lambda updates, n: updates.mean(0) / 0, MODEL)
+    with pytest.raises(
+        RunError, match=r"round 1: the averaging plan failed: it makes values of '0\.weight' that are not"
+    ):
+        run(strategy=plan).wait()
