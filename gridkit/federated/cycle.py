@@ -83,6 +83,9 @@ __all__ = [
     "usual_norm",
 ]
 
+CAUSE = 300
+"""characters of why a report doesn't count that stay with its assignment; the published row has them all"""
+
 Decided = tuple[CycleState, tuple[Decision, ...]]
 
 
@@ -199,7 +202,7 @@ def _reported(state: CycleState, event: ReportCame) -> Decided:
         norm=event.verdict.norm,
         loss=event.metrics.get("loss"),
         size=event.size,
-        cause="" if event.verdict.accepted else f"{event.verdict.code}: {event.verdict.message}",
+        cause="" if event.verdict.accepted else f"{event.verdict.code}: {event.verdict.message}"[:CAUSE],
     )
     state = replace(state, assignments={**state.assignments, event.worker: assignment})
     if event.verdict.accepted:

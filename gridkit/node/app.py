@@ -40,7 +40,7 @@ from gridkit.node.routes import events, http, model_centric, nodes, speed_test
 from gridkit.node.routes import models as model_routes
 from gridkit.node.routes import socket as socket_routes
 from gridkit.node.routes import uploads as upload_routes
-from gridkit.node.routes.connection import Strangers
+from gridkit.node.routes.connection import Seats, Strangers
 from gridkit.node.runner import Runner
 from gridkit.node.service import Service
 from gridkit.node.settings import NodeSettings, kept_identity, kept_secret
@@ -103,6 +103,7 @@ def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Servic
     app.state.measures = speed_test.Measures()
     app.state.open = settings.open
     app.state.strangers = Strangers(settings.limits)
+    app.state.seats = Seats()
     return app, service
 
 
@@ -157,8 +158,8 @@ async def _serve(settings: NodeSettings, with_parent: bool) -> None:
         ws=GridkitWebSocket,
         ws_max_size=settings.limits.message_before_auth,
         ws_per_message_deflate=False,
-        ws_ping_interval=20,
-        ws_ping_timeout=60,
+        ws_ping_interval=settings.limits.ping_seconds,
+        ws_ping_timeout=settings.limits.ping_seconds,
         lifespan="off",
         log_level="warning",
         access_log=False,

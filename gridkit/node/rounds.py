@@ -114,7 +114,7 @@ def append_rows(c: sa.Connection, run: str, rows: Iterable[dict[str, Any]]) -> N
 
 
 def read_rows(
-    c: sa.Connection, after: int, run: str | None, owner: str | None = None, limit: int = 500
+    c: sa.Connection, after: int, run: str | None, owner: str | None = None, limit: int = 64
 ) -> list[dict[str, Any]]:
     """Published rows with a larger `seq`, of one run or of all, of one owner's or of everybody's."""
     wanted = sa.select(db.event).where(db.event.c.seq > after).order_by(db.event.c.seq).limit(limit)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gridkit.errors import ErrorCode, GridkitError, LimitError
 from gridkit.node.rights import Principal, Role
@@ -24,6 +24,8 @@ class Connection:
         trusted: whether it has authenticated, or needn't.
         held: what is given back once the answer to a message has been sent.
         upload: what binary frames belong to, and this socket's turn to write it.
+        workers: whose newest socket this is.
+        replaced: whether it was anybody's, and isn't any more; then nothing is answered here.
     """
 
     def __init__(self, socket: WebSocket, principal: Principal) -> None:
@@ -33,6 +35,8 @@ class Connection:
         self.principal = principal
         self.held = AsyncExitStack()
         self.upload: tuple[Upload, int] | None = None
+        self.workers: set[str] = set()
+        self.replaced = False
         self.trusted = False
         self.on_trust: Callable[[], object] = lambda: None
         if principal.role is not Role.ANONYMOUS or socket.app.state.open:
@@ -57,6 +61,40 @@ class Connection:
         """Wait until so many bytes may be in memory for this answer."""
         budget: Budget = self.socket.app.state.budget
         await self.held.enter_async_context(budget.take(size))
+
+
+class Seats:
+    """Which socket each worker speaks through: the newest on which it did. One that all its workers have left is closed
+    with 4001: who comes back while its old connection still seems alive is the one who is there."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, Connection] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def take(self, worker_id: str, connection: Connection) -> None:
+        """This worker speaks here."""
+        old = self._of.get(worker_id)
+        if old is connection:
+            return
+        self._of[worker_id] = connection
+        connection.workers.add(worker_id)
+        if old is not None:
+            old.workers.discard(worker_id)
+            if not old.workers:
+                old.replaced = True
+                closing = asyncio.create_task(_close(old.socket))  # which takes its time if nobody is there
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
+
+    def leave(self, connection: Connection) -> None:
+        """This socket is closed."""
+        for worker_id in connection.workers:
+            del self._of[worker_id]
+
+
+async def _close(socket: WebSocket) -> None:
+    with suppress(WebSocketDisconnect):
+        await socket.close(4001, "this worker has come by another socket")
 
 
 class Strangers:

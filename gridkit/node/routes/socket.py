@@ -20,7 +20,7 @@ from gridkit.node.audit import about
 from gridkit.node.guard import error_body
 from gridkit.node.rights import ANONYMOUS
 from gridkit.node.routes import socket_grid, socket_stream, socket_training
-from gridkit.node.routes.connection import Answer, Connection, Handlers, Strangers
+from gridkit.node.routes.connection import Answer, Connection, Handlers, Seats, Strangers
 from gridkit.node.routes.http import store_error
 
 FLAT: Handlers = {**socket_grid.HANDLERS, **socket_stream.HANDLERS}
@@ -49,6 +49,10 @@ async def answer(connection: Connection, text: str) -> Answer:
         done = await handler(connection, message)
         if operation == "work" and not connection.trusted:
             connection.trust()  # the worker's id was right
+        if operation in ("work", "authenticate") and isinstance(done, dict):
+            worker_id = done.get("worker_id", message.get("worker_id"))
+            if isinstance(worker_id, str):
+                connection.socket.app.state.seats.take(worker_id, connection)
         connection.service.watch.done(connection.principal, connection.socket.scope, operation, _object(message))
         if isinstance(done, bytes):
             return done
@@ -109,6 +113,7 @@ def _note_end(connection: Connection, code: int) -> None:
 async def serve(socket: WebSocket) -> None:
     watch = socket.app.state.service.watch
     strangers: Strangers = socket.app.state.strangers
+    seats: Seats = socket.app.state.seats
     principal = ANONYMOUS
     try:
         principal = await watch.identify(socket.scope)
@@ -116,7 +121,10 @@ async def serve(socket: WebSocket) -> None:
         connection = Connection(socket, principal)
         async with strangers.stay(connection):
             await socket.accept()
-            await _talk(connection)
+            try:
+                await _talk(connection)
+            finally:
+                seats.leave(connection)
     except GridkitError as error:
         watch.refused(principal, socket.scope, "connect", "", error)
         await socket.close()  # before accept: the handshake answers 403
@@ -136,6 +144,8 @@ async def _talk(connection: Connection) -> None:
                 elif message.get("bytes"):
                     done = await _binary(connection, message["bytes"])
                 else:  # empty: the original doesn't answer these either
+                    continue
+                if connection.replaced:
                     continue
                 if isinstance(done, bytes):
                     await socket.send_bytes(done)
