@@ -68,7 +68,7 @@ class Output:
 class Node:
     """One operation. `out` has an id for each result, None for one that nobody uses.
 
-    `place` is the user's line or module that it comes from, in a plan that was traced in this process: it doesn't travel.
+    `place` is the user's line, or the module, that it comes from, in a plan that was traced in this process.
     """
 
     op: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,7 +54,8 @@ def build(
     named = outputs(len(first.outputs)) if callable(outputs) else outputs
     results = (Output(place, n, role) for place, (n, role) in zip(first.outputs, named, strict=True))
     plan = Plan(name, (*given, *drawn), tuple(results), first.nodes, first.constants, guards, lr)
-    plan = Plan.from_bytes(plan.to_bytes())  # what was traced passes the same checks as what is received
+    read = Plan.from_bytes(plan.to_bytes())  # what was traced passes the same checks as what is received
+    plan = replace(read, nodes=tuple(replace(n, place=o.place) for n, o in zip(read.nodes, plan.nodes, strict=True)))
     dry_run(plan, batch)
     return plan
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -85,6 +86,26 @@ def simplified(raw: Trace) -> Trace:
         constants={new[c]: raw.constants[c] for c in constants},
         outputs=tuple(new[o] for o in outputs),
     )
+
+
+def placed(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """The nodes; one of a backward pass, where no code of the user runs, at the line of its forward one.
+
+    That is the last of those before it with which it shares most values.
+    """
+    users: dict[int, list[int]] = {}
+    result = []
+    for index, node in enumerate(nodes):
+        if not node.place and "_backward" in node.op:
+            shared = Counter(user for id in references(node) for user in users.get(id, ()))
+            if shared:
+                best = max(shared, key=lambda user: (shared[user], user))
+                node = replace(node, place=nodes[best].place)
+        elif node.place:
+            for id in {*references(node), *(i for i in node.out if i is not None)}:
+                users.setdefault(id, []).append(index)
+        result.append(node)
+    return tuple(result)
 
 
 def at_size(traced: Trace, size: int) -> Trace:

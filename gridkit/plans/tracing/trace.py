@@ -27,7 +27,7 @@ from gridkit.plans.table.ops import Op, table
 from gridkit.plans.tracing import source
 from gridkit.plans.tracing.overrides import OVERRIDES, UNWRITTEN
 from gridkit.plans.tracing.recurrent import Rewritten
-from gridkit.plans.tracing.simplify import Trace, simplified
+from gridkit.plans.tracing.simplify import Trace, placed, simplified
 from gridkit.plans.tracing.sizes import Sizes
 
 MAX_CONSTANT = 4096
@@ -100,7 +100,7 @@ def trace(
     recorder.sizes.check_batch()
     ids = tuple(recorder.id_of(o) for o in outputs)
     user, torch_own = recorder.sizes.guards()
-    drawn, nodes = tuple(recorder.drawn), tuple(recorder.nodes)
+    drawn, nodes = tuple(recorder.drawn), placed(recorder.nodes)
     raw = Trace(batch, tuple(recorder.inputs), drawn, nodes, recorder.constants, ids, user, torch_own)
     return simplified(raw)
 
@@ -261,7 +261,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._values[id(value)] = (value, self._next - 1)
         if changes:
             self._rebind(args[0], self._next - 1)
-        self.nodes.append(Node(op.name, read, options, tuple(out)))
+        self.nodes.append(Node(op.name, read, options, tuple(out), self._line()))
         if len(self.nodes) > MAX_NODES:
             raise PlanError(f"the code takes more than {MAX_NODES:,} operations{self.where()}")
         return result
@@ -345,6 +345,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._values[key] = (self._values[key][0], place)
 
     # ---- what to tell the user
+
+    def _line(self) -> str:
+        """Where a node comes from, without what stands around it in a message."""
+        text = self.where().removeprefix(",").strip()
+        return text[1:-1] if text.startswith("(") else text
 
     def where(self) -> str:
         """The module and the user's line that are running, for the end of a message's first line."""
