@@ -142,11 +142,12 @@ class JobSocket:
             if len(waiting) == 1:
                 waiting[0].answer.set_result(NodeError(f"{self.url} answered with something else than JSON"))
             return
-        found = self._questions.get(str(answer.get("request_id")))
-        if found is None:
+        if answer.get("request_id") is not None:  # perhaps late: nobody waits for it any more
+            found = self._questions.get(str(answer["request_id"]))
+        else:
             found = next((question for question in waiting if question.type == answer.get("type")), None)
-        if found is None and answer.get("error") and len(waiting) == 1:  # an error without a type
-            found = waiting[0]
+            if found is None and answer.get("error") and len(waiting) == 1:  # an error without a type
+                found = waiting[0]
         if found is not None and not found.answer.done():
             found.answer.set_result(answer)
 

@@ -42,6 +42,8 @@ def _value(wanted: Input, given: Any) -> torch.Tensor | float:
         if not torch.can_cast(tensor.dtype, dtype):
             raise UsageError(f"{wanted.name} is {tensor.dtype}, and the plan takes {dtype}")
         tensor = tensor.to(dtype)
-    if wanted.shape == () and tensor.numel() == 1:
+    if wanted.shape == ():
+        if tensor.numel() != 1:
+            raise UsageError(f"{wanted.name} has the shape {list(tensor.shape)}, expected one number")
         tensor = tensor.reshape(())
-    return float(tensor) if wanted.role == "lr" and tensor.ndim == 0 else tensor
+    return float(tensor) if wanted.role == "lr" else tensor
