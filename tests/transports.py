@@ -60,7 +60,7 @@ class Caller:
         return answer
 
     def ids(self) -> dict[str, str]:
-        return {"worker_id": self.worker_id, "request_key": self.cycle["request_key"]}
+        return {"worker_id": self.worker_id, "request_key": self.cycle.get("request_key", "")}
 
     def report(self, diff: Diff, **ids: str) -> dict[str, Any]:
         known = {**self.ids(), **ids}
