@@ -136,16 +136,62 @@ def test_w3_no_cookie_is_a_credential_and_none_is_given(
                     assert answer.status_code == 401, path
 
 
-def test_w4_no_page_of_another_origin_may_read_anything(trusting: NodeUnderTest, tmp_path: Path) -> None:
-    """Also those of --allow-origin, which lets requests and sockets in: nothing opens answers to scripts."""
-    with trusting.http(None) as nobody:
-        for origin in (TRUSTED, "http://localhost:8888", "http://evil.example"):
+def test_w4_no_page_of_another_origin_may_read_anything(
+    trusting: NodeUnderTest, node: NodeUnderTest, tmp_path: Path
+) -> None:
+    """Of a node without --open and --allow-origin no page at all; of one with them no page of yet another origin."""
+    with trusting.http(None) as nobody, node.http() as http:
+        strangers = [(nobody, origin) for origin in ("http://evil.example", "null", f"{TRUSTED}.evil.com")]
+        strangers += [(http, origin) for origin in (TRUSTED, "http://localhost:8888", node.url)]
+        for client, origin in strangers:
             for method, path in routes_of(tmp_path, "GET", "POST", "DELETE"):
                 asked = {"origin": origin, "access-control-request-method": method}
                 for verb in ("OPTIONS", method):
-                    with nobody.stream(verb, place_of(path), headers=asked) as answer:
-                        assert not [name for name in answer.headers if name.startswith("access-control-")], path
+                    with client.stream(verb, place_of(path), headers=asked) as answer:
+                        assert not _cors(answer), path
                         assert verb != "OPTIONS" or answer.status_code in (403, 405)
+
+
+def _cors(answer: httpx.Response) -> dict[str, str]:
+    return {name: value for name, value in answer.headers.items() if name.startswith("access-control-")}
+
+
+def test_w4_allowed_pages_read_every_answer_and_errors_too(trusting: NodeUnderTest, tmp_path: Path) -> None:
+    """The origin as it came, never a wildcard, and nothing that would let a browser add credentials by itself."""
+    pages = (TRUSTED, TRUSTED.upper(), "http://localhost:8888", "http://[::1]:1")
+    for token in (None, TOKEN, "a wrong one"):
+        with trusting.http(token) as http:
+            for place, (method, path) in enumerate(routes_of(tmp_path, "GET", "POST", "DELETE")):
+                page = pages[place % len(pages)]
+                with http.stream(method, place_of(path), headers={"origin": page}) as answer:
+                    assert _cors(answer) == {"access-control-allow-origin": page}, (method, path)
+                    assert answer.headers["vary"] == "Origin"
+    with trusting.http(None, headers={"origin": TRUSTED}) as http:
+        told = [http.get("/nowhere"), http.put("/status/")]
+        told.append(http.post("/serve-model/", headers={"content-encoding": "br"}))
+        told.append(http.get("/status/", headers={"x-large": "x" * 40_000}))
+        assert [answer.status_code for answer in told] == [404, 405, 415, 431]
+        assert all(_cors(answer) == {"access-control-allow-origin": TRUSTED} for answer in told)
+        assert not _cors(http.get("/status/", headers={"host": "attacker.example"}))
+        assert http.get("/status/", headers={"origin": trusting.url}).headers["vary"] == "Origin"
+    doubled = head(trusting, "GET /status/ HTTP/1.1", f"Origin: {TRUSTED}", "Origin: http://evil.example")
+    answer = exchange(trusting, doubled)
+    assert statuses(answer) == [400] and b"access-control" not in answer
+
+
+def test_w4_preflights_are_answered_before_a_token_is_looked_at(trusting: NodeUnderTest, tmp_path: Path) -> None:
+    with trusting.http("a wrong one") as http:
+        for method, path in routes_of(tmp_path, *ALL):
+            asked = {"origin": TRUSTED, "access-control-request-method": method}
+            answer = http.options(place_of(path), headers=asked | {"access-control-request-headers": "content-type"})
+            assert (answer.status_code, answer.content) == (204, b"")
+            assert _cors(answer) == {
+                "access-control-allow-origin": TRUSTED,
+                "access-control-allow-methods": "GET, POST, OPTIONS",
+                "access-control-allow-headers": "content-type, authorization",
+                "access-control-max-age": "600",
+            }
+        assert http.options("/status/", headers={"origin": TRUSTED}).status_code in (401, 405)  # that is none
 
 
 def test_w11_whatever_a_browser_opens_is_no_page(node: NodeUnderTest, http: httpx.Client, tmp_path: Path) -> None:
