@@ -89,44 +89,42 @@ def jumpy(clock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     assert "Traceback" not in "".join(node.said)
 
 
-@pytest.mark.parametrize("how", TRANSPORTS)
 @pytest.mark.parametrize("step", [DAY, -DAY], ids=["forwards", "backwards"])
-def test_r7_a_step_of_the_wall_clock_moves_no_deadline(
-    jumpy: NodeUnderTest, clock: Path, step: float, how: str
-) -> None:
-    hosted = hosted_on(jumpy, "steps", num_cycles=1, cycle_length=2.0, max_diffs=5)
+def test_r7_a_step_of_the_wall_clock_moves_no_deadline(jumpy: NodeUnderTest, clock: Path, step: float) -> None:
+    hosted = hosted_on(jumpy, "steps", num_cycles=1, cycle_length=1.5, max_diffs=9)
     begun = time.monotonic()
-    worker, other = Caller(jumpy, how, hosted), Caller(jumpy, how, hosted)
-    worker.ask()
+    workers = [Caller(jumpy, how, hosted) for how in TRANSPORTS]
+    for worker in workers:
+        worker.ask()
     (clock / "offset").write_text(str(step))
     with jumpy.http() as http:
         token = http.post("/model-centric/worker-token", json={"name": "steps", "expires": 2 * DAY}).json()
     ends = jwt.decode(token["worker_token"], options={"verify_signature": False})["exp"]
     assert abs(ends - time.time() - 2 * DAY - step) < 60, "the node's wall clock did jump"
-    assert worker.report(DIFF)["code"] is None
-    answer = other.ask()
-    assert (answer["status"], answer["cycle"]) == ("accepted", 1) or time.monotonic() - begun >= 2.0, "closed early"
+    for worker in workers:
+        assert worker.ask()["cycle"] == 1 or time.monotonic() - begun >= 1.5, "closed early"
+        assert worker.report(DIFF)["code"] is None or time.monotonic() - begun >= 1.5, "closed early"
     got = rows(jumpy, hosted["process"], seconds=20)
-    assert time.monotonic() - begun >= 1.9
-    opened = got[0]
     closed = next(row for row in got if row["kind"] == "aggregated")
-    assert opened["deadline"] - opened["at"] == 2.0
-    assert 2.0 <= closed["at"] - opened["at"] < DAY / 2
-    worker.close(), other.close()
+    assert got[0]["deadline"] - got[0]["at"] == 1.5
+    assert 1.5 <= closed["at"] - got[0]["at"] < DAY / 2
+    for worker in workers:
+        worker.close()
 
 
-@pytest.mark.parametrize("how", TRANSPORTS)
-def test_r7_a_workers_clock_is_nobodys_business(jumpy: NodeUnderTest, how: str) -> None:
+def test_r7_a_workers_clock_is_nobodys_business(twins: list[NodeUnderTest]) -> None:
     """Whatever it says of the time, in its messages or in a header."""
-    hosted = hosted_on(jumpy, "skewed", num_cycles=1, cycle_length=1.0, max_diffs=5)
-    worker = Caller(jumpy, how, hosted)
-    worker.http.headers["date"] = "Tue, 15 Nov 1994 08:12:31 GMT"
-    worker.ask(at=time.time() + DAY, timestamp=-1, started_at="2999-01-01T00:00:00")
-    assert worker.report(DIFF)["code"] is None
-    got = rows(jumpy, hosted["process"], seconds=20)
+    node = twins[0]
+    hosted = hosted_on(node, "skewed", num_cycles=1, cycle_length=1.0, max_diffs=9)
+    for how in TRANSPORTS:
+        worker = Caller(node, how, hosted)
+        worker.http.headers["date"] = "Tue, 15 Nov 1994 08:12:31 GMT"
+        worker.ask(at=time.time() + DAY, timestamp=-1, started_at="2999-01-01T00:00:00")
+        assert worker.report(DIFF)["code"] is None
+        worker.close()
+    got = rows(node, hosted["process"], seconds=20)
     assert got[-1]["outcome"] == "completed"
     assert all(abs(row["at"] - time.time()) < 60 for row in got)
-    worker.close()
 
 
 @pytest.mark.parametrize("part", ["federated", "node", "client", "workers"])

@@ -134,8 +134,8 @@ def test_r9_a_slow_reader_of_events_costs_nothing_and_misses_nothing(node: NodeU
     slow.sendall(head(node, f"GET /events?after=0&run={hosted['process']} HTTP/1.1"))
     error = {"type": "E", "message": "m", "traceback": "…" * 20_000}
     before = resident(node)
-    count = 150
-    for _ in range(count):  # 18 MB of rows
+    count = 110
+    for _ in range(count):  # 13 MB of rows
         wish = {"model_name": hosted["name"], "auth_token": hosted["worker_token"]}
         worker_id = failing.call("authenticate", **wish)["worker_id"]
         key = failing.ask(worker_id=worker_id)["request_key"]
