@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -292,6 +296,43 @@ def test_verbose_says_each_step_and_no_secret(
     said = capsys.readouterr().out
     assert f"{process.name}: accepted into cycle 1" in said
     assert process.worker_token not in said and job.worker_id not in said
+
+
+def test_tls_is_verified(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        str(key),
+        "-out",
+        str(certificate),
+    ]
+    more = ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command, *more], check=True, capture_output=True)
+    node = NodeUnderTest(tmp_path / "data", "--certfile", str(certificate), "--keyfile", str(key))
+    try:
+        urls = [node.url, node.url.replace("https", "wss")]
+        for url in urls:
+            with gk.Syft(url) as client, pytest.raises(NodeUnreachable, match="certificate verify failed"):
+                client.new_job("any", "1.0", TOKEN)
+        script = (
+            "import gridkit as gk\n"
+            f"for url in {urls!r}:\n"
+            "    try:\n"
+            f"        gk.Syft(url).new_job('any', '1.0', {TOKEN!r})\n"
+            "    except gk.errors.NotFoundError as error:\n"
+            "        print(error.status)\n"
+        )
+        environment = {**os.environ, "SSL_CERT_FILE": str(certificate)}
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+        assert done.stdout == "404\n404\n", done.stderr
+    finally:
+        node.terminate()
 
 
 # ---- reports that a node refuses: R1, R2, M1, M2 as a job sees them

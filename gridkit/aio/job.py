@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +20,7 @@ import numpy as np
 
 from gridkit.cells import ShortDir
 from gridkit.client.job import Cycle, JobClient, Rejection
-from gridkit.client.speed_test import UNKNOWN, measure
+from gridkit.client.speed_test import UNKNOWN, Speeds, measure
 from gridkit.errors import UsageError
 from gridkit.plans.plan import Plan
 from gridkit.wire.state import pack_state, read_state
@@ -27,6 +29,9 @@ from gridkit.workers.settings import LocalSettings, shards
 
 if TYPE_CHECKING:
     import torch
+
+MEASURED_SECONDS = 60.0
+"""for which a speed test holds: a node allows each worker only so many"""
 
 Event = Literal["accepted", "rejected", "error"]
 Handler = Callable[[Any], Any]
@@ -178,6 +183,7 @@ class Job(ShortDir):
         self._cycle: Cycle | None = None
         self._arrays: dict[str, np.ndarray] = {}
         self._read_plans: dict[str, Plan] = {}
+        self._speeds = (-math.inf, UNKNOWN)
         self._training = threading.Lock()
         self._stop = threading.Event()
         # What a sync face puts in place of these
@@ -250,11 +256,7 @@ class Job(ShortDir):
         """All requests of one start: an event and its payload. Raises nothing but interruptions."""
         client = self._client
         try:
-            speeds = UNKNOWN
-            if client.requires_speed_test:
-                speeds = await measure(client.link, self.worker_id)
-                self._log(f"speed test: {speeds}")
-            answer = await client.request_cycle(speeds=speeds)
+            answer = await client.request_cycle(speeds=await self._measured())
             if isinstance(answer, Rejection):
                 self._log(f"rejected: {answer.reason}")
                 return "rejected", Rejected(self._shown, answer.timeout, answer.reason, answer.code)
@@ -271,6 +273,16 @@ class Job(ShortDir):
         self.model, self.client_config = model, dict(answer.client_config)
         self.plans = {name: self._plan_class(plan) for name, plan in plans.items()}
         return "accepted", Accepted(self._shown, model, self.client_config, answer.sequence)
+
+    async def _measured(self) -> Speeds:
+        """How fast the way to the node is, where it asks; who starts again soon isn't measured again."""
+        if not self._client.requires_speed_test:
+            return UNKNOWN
+        if time.monotonic() - self._speeds[0] > MEASURED_SECONDS:
+            found = await measure(self._client.link, self.worker_id)
+            self._speeds = (time.monotonic(), found)
+            self._log(f"speed test: {found}")
+        return self._speeds[1]
 
     async def _dispatch(self, event: Event, payload: Any) -> None:
         """Call the handlers, on this thread."""
