@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from typing import Any
 
+import jwt
 import pytest
 
 import gridkit as gk
+from gridkit.errors import AccessError, NodeError
 from tests.training import mlp, plan_of, shards
 
 MARKUP = '<img src=x onerror="document.body.dataset.xss=1">'
@@ -52,6 +55,28 @@ def test_text_and_card_have_the_same_facts(grid: gk.Session) -> None:
     assert not any(s in f"{t!r}{t._repr_html_()}" for s in secrets for t, _ in facts)
     assert "gridkit worker" in Words(hosted._repr_html_()).text
     run.stop(now=True)
+
+
+def test_tokens_of_a_trainings_own_are_shown_nowhere(grid: gk.Session, capfd: pytest.CaptureFixture[str]) -> None:
+    data, model, secret = shards(2), mlp(), "the hospital's own secret, which nobody sees"
+    door = {"type": "jwt", "secret": [secret], "audience": "grid"}
+    rules = {"num_cycles": 1, "authentication": door}
+    hosted = grid.host_training(model, plan_of(model, data), name="guarded", server_config=rules)
+    token = jwt.encode({"exp": time.time() + 60, "aud": "grid"}, secret, algorithm="HS256")
+    job = gk.Syft(grid.url, auth_token=token).new_job("guarded", "1.0")
+    with pytest.raises(AccessError) as refused:
+        gk.Syft(grid.url, auth_token=token[:-3]).new_job("guarded", "1.0")
+    with pytest.raises(NodeError) as short:
+        rules["authentication"] = {**door, "secret": secret[:20]}
+        grid.host_training(model, plan_of(model, data), name="never", server_config=rules)
+    assert "20 bytes" in str(short.value)
+    things = (grid, grid.runs, hosted, hosted.run, job)
+    shown = [repr(thing) for thing in things] + [t._repr_html_() for t in things if hasattr(t, "_repr_html_")]
+    shown += [str(refused.value), str(short.value), *capfd.readouterr()]
+    hosted.run.stop(now=True)
+    shown += [repr(hosted.run), repr(hosted.run.history)]
+    for text in shown:
+        assert secret[:20] not in text and token not in text
 
 
 def test_a_closed_session_shows_that_it_is_and_says_so_when_used() -> None:

@@ -62,7 +62,9 @@ class Trainings(Base, Generic[RunT]):
             model: its parameters and buffers are the start.
             plan: from `gridkit.training_plan`.
             client_config: for the workers: `batch_size`, `lr`, `max_epochs`, `max_updates`, `seed`.
-            server_config: the cycles' rules, such as `num_cycles`, `min_diffs`, `max_diffs`, `cycle_length` (s).
+            server_config: the cycles' rules, such as `num_cycles`, `min_diffs`, `max_diffs`, `cycle_length` (s); and
+                `authentication`, for workers with tokens of your own (JWT): ``{"secret": …}``, ``{"pub_key": …}`` or
+                ``{"endpoint": …}``. What is secret in it stays in the node.
             averaging_plan: from `gridkit.averaging_plan`; without one reports are averaged with FedAvg.
 
         Raises:
