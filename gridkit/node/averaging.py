@@ -52,26 +52,19 @@ async def average(runner: Runner, data: bytes, reports: Sequence[tuple[float, Te
         PlanError: the result has another shape.
         OSError: the disk is full.
     """
-    plan = decode(data)
-    if not is_iterative(plan):
-        specs = _numbered((len(reports), size), (len(reports),))
+    if not is_iterative(decode(data)):
         weights = np.array([weight for weight, _ in reports], np.float32)
-        return await _run(runner, data, specs, chain(*(flat(diff) for _, diff in reports), [weights]), size)
-    result = await asyncio.to_thread(_whole, reports[0][1])
+        specs = _numbered((len(reports), size), (len(reports),))
+        file = await asyncio.to_thread(_written, specs, chain(*(flat(diff) for _, diff in reports), [weights]))
+        return await _computed(runner, data, file, size)
+    result = await asyncio.to_thread(_whole, reports[0][1], size)
+    specs = _numbered((size,), (size,), (1,))
     for count, (_, diff) in enumerate(reports[1:], 1):
-        chunks = chain([result], flat(diff), [np.array([count], np.float32)])
-        result = await _run(runner, data, _numbered((size,), (size,), (1,)), chunks, size)
+        pieces = (part for source in ([result], flat(diff), [np.array([count], np.float32)]) for part in source)
+        file = await asyncio.to_thread(_written, specs, pieces)
+        del result, pieces  # the next one takes its place
+        result = await _computed(runner, data, file, size)
     return result
-
-
-async def _run(runner: Runner, data: bytes, specs: Sequence[TensorSpec], chunks: Iterable[Array], size: int) -> Array:
-    file = await asyncio.to_thread(_written, specs, chunks)
-    with file:
-        made = await runner.run_plan(data, file, told=True)
-    result = TensorFile(io.BytesIO(made))
-    if result.specs != (TensorSpec("0", "float32", (size,)),):
-        raise PlanError(f"it gave {result.specs[0].dtype}{list(result.specs[0].shape)}, expected float32[{size}]")
-    return result.views(made)["0"]
 
 
 def _written(specs: Sequence[TensorSpec], chunks: Iterable[Array]) -> IO[bytes]:
@@ -85,9 +78,23 @@ def _written(specs: Sequence[TensorSpec], chunks: Iterable[Array]) -> IO[bytes]:
     return file
 
 
+async def _computed(runner: Runner, data: bytes, file: IO[bytes], size: int) -> Array:
+    """The plan's result on what the file holds; closes the file."""
+    with file:
+        made = await runner.run_plan(data, file, told=True)
+    result = TensorFile(io.BytesIO(made))
+    if result.specs != (TensorSpec("0", "float32", (size,)),):
+        raise PlanError(f"it gave {result.specs[0].dtype}{list(result.specs[0].shape)}, expected float32[{size}]")
+    return result.views(made)["0"]
+
+
 def _numbered(*shapes: tuple[int, ...]) -> list[TensorSpec]:
     return [TensorSpec(str(place), "float32", shape) for place, shape in enumerate(shapes)]
 
 
-def _whole(diff: TensorSource) -> Array:
-    return np.concatenate(list(flat(diff)))
+def _whole(diff: TensorSource, size: int) -> Array:
+    whole, at = np.empty(size, np.float32), 0
+    for part in flat(diff):
+        whole[at : at + len(part)] = part
+        at += len(part)
+    return whole

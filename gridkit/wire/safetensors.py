@@ -102,7 +102,7 @@ def pack_file(arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = 
     return Packed([memoryview(head), *(flat[name].view(np.uint8).data for name in order)])
 
 
-def stream_file(specs: Sequence[TensorSpec], chunks: Iterable[Array]) -> Iterator[bytes]:
+def stream_file(specs: Sequence[TensorSpec], chunks: Iterable[Array]) -> Iterator[bytes | memoryview]:
     """A safetensors file in pieces, for tensors that aren't in memory as a whole: their data in the order of `specs`.
 
     Args:
@@ -132,7 +132,7 @@ def stream_file(specs: Sequence[TensorSpec], chunks: Iterable[Array]) -> Iterato
             if part is None or part.dtype != _little(spec) or len(part) > left:
                 raise ValueError(f"the chunks don't end where tensor '{spec.name}' does, or aren't {spec.dtype}")
             left -= len(part)
-            yield part.tobytes()
+            yield np.ascontiguousarray(part).view(np.uint8).data
 
 
 def pack_tensors(arrays: Sequence[Array]) -> Packed:

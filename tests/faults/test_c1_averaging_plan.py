@@ -47,8 +47,10 @@ def settings(rule: str) -> dict[str, Any]:
     return {"clients": DATA, "rounds": 3, "seed": 3, "strategy": strategy, "weighting": weighting}
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("aggregate")])
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [*((name, "at once") for name in NAMES if name.startswith("aggregate")), ("aggregate-stored", "iterative")],
+)
 def test_c1_the_node_dies_at(node: NodeUnderTest, grid: gk.Session, name: str, rule: str) -> None:
     undisturbed = gk.simulate(MODEL, PLAN, **settings(rule)).wait()
     node.terminate()

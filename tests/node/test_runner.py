@@ -320,7 +320,7 @@ def test_frames_that_make_no_sense_end_the_child(
     async def scenario(runner: Runner) -> None:
         with pytest.raises(NodeError) as caught:
             await runner.infer("0", io.BytesIO, b"")
-        assert caught.value.code is ErrorCode.BUSY and runner.pids == [] and liar.ended
+        assert caught.value.code is ErrorCode.RUN_FAILED and runner.pids == [] and liar.ended
 
     running(scenario)
 
