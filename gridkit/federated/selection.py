@@ -82,7 +82,8 @@ def admit(state: CycleState, event: WorkerAsked) -> tuple[CycleState, Reject | N
     if rules.pool_selection == "random":
         return _admit_drawn(state, event)
     if rules.max_workers is not None and len(state.with_status(Status.ASSIGNED)) >= rules.max_workers:
-        reason = f"{rules.max_workers} workers are at work already"
+        many = "1 worker is" if rules.max_workers == 1 else f"{rules.max_workers} workers are"
+        reason = f"{many} at work already"
         return state, Reject(event.worker, ErrorCode.CYCLE_FULL, reason, RETRY)
     return state, None
 
