@@ -48,6 +48,7 @@ class ErrorCode(enum.StrEnum):
     NO_ROOM = "NO_ROOM"
     BUSY = "BUSY"
     INTERNAL = "INTERNAL"
+    NOT_BUILT = "NOT_BUILT"
     # computations that a node runs
     BAD_INPUT = "BAD_INPUT"
     TIMED_OUT = "TIMED_OUT"

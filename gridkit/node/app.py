@@ -36,7 +36,7 @@ from gridkit.node.rights import Access
 from gridkit.node.rounds import Rounds
 from gridkit.node.routes import accounts as account_routes
 from gridkit.node.routes import datasets as dataset_routes
-from gridkit.node.routes import events, http, model_centric, nodes, speed_test
+from gridkit.node.routes import events, http, join, model_centric, nodes, speed_test
 from gridkit.node.routes import models as model_routes
 from gridkit.node.routes import socket as socket_routes
 from gridkit.node.routes import uploads as upload_routes
@@ -53,11 +53,10 @@ from gridkit.node.worker_auth import Door
 
 HEADERS = [
     ("x-content-type-options", "nosniff"),
-    ("content-security-policy", "default-src 'none'; frame-ancestors 'none'; sandbox"),
     ("cross-origin-resource-policy", "same-origin"),
     ("referrer-policy", "no-referrer"),
 ]
-"""of every answer: what others have stored here is never a page, a script or a picture of anybody's"""
+"""of every answer; `gridkit.node.guard` adds a Content-Security-Policy"""
 
 OPEN = """WARNING: this node was started with --open. Every program and every user of this machine can, without a token:
 WARNING: list, download, run, host and delete models and datasets that are nobody's, and host and join trainings."""
@@ -88,6 +87,7 @@ def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Servic
             *model_routes.ROUTES,
             *model_centric.ROUTES,
             *speed_test.ROUTES,
+            *join.ROUTES,
             *account_routes.ROUTES,
             *dataset_routes.ROUTES,
             *nodes.ROUTES,

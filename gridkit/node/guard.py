@@ -24,12 +24,18 @@ _ONCE = {b"host", b"origin", b"content-length", b"content-encoding", b"content-t
 _HOST = re.compile(r"(?:(?P<name>[a-z0-9_.-]+)|\[(?P<address>[0-9a-f:.]+)\])(?::[0-9]{1,5})?")
 """what `Host` holds, in lower case; an origin ends like this"""
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_POLICY = b"content-security-policy"
 _PREFLIGHT = [
     (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
     (b"access-control-allow-headers", b"content-type, authorization"),
     (b"access-control-max-age", b"600"),
     (b"content-length", b"0"),
 ]
+
+
+SEALED = b"default-src 'none'; frame-ancestors 'none'; sandbox"
+"""Content-Security-Policy of every answer that doesn't have its own: what others have stored here is never a page, a
+script or a picture of anybody's"""
 
 
 class Guard:
@@ -50,6 +56,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
         page = b""
+        if scope["type"] == "http":
+            send = _sealed(send)
         if scope["type"] == "http" and self._varies:
             page = self._page(scope)
             send = _readable(send, page)
@@ -165,6 +173,17 @@ def _readable(send: Send, page: bytes) -> Send:
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":
             message = {**message, "headers": [*message.get("headers", ()), *more]}
+        await send(message)
+
+    return sent
+
+
+def _sealed(send: Send) -> Send:
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = list(message.get("headers", ()))
+            if not any(name == _POLICY for name, _ in headers):
+                message = {**message, "headers": [*headers, (_POLICY, SEALED)]}
         await send(message)
 
     return sent

@@ -141,6 +141,8 @@ class Stop(ProcessName):
 class IssueToken(ProcessName):
     worker: Text | None = None
     slot: Annotated[int, Field(ge=0, lt=1_000_000)] | None = None
+    once: bool = False
+    """an invitation: good for one worker"""
     expires: TokenSeconds = 30 * 86400.0
 
 

@@ -39,6 +39,7 @@ class Principal:
         name: of the account; objects belong to names. "owner" is the node's own token, "" is nobody in particular.
         scopes: what the credential is good for (see `Rule.scope`); None is all that the role may.
         process, slot, label: a worker's token is good for one process, and may name its slot and label there.
+        once: it is an invitation: good for becoming a worker one time.
         token: the id of the credential, no secret; "" is the node's own token or none.
         expires_at: when the credential ends (seconds since 1970).
     """
@@ -49,6 +50,7 @@ class Principal:
     process: str | None = None
     slot: int | None = None
     label: str | None = None
+    once: bool = False
     token: str = field(default="", compare=False)
     expires_at: float = field(default=math.inf, compare=False)
 
@@ -86,6 +88,7 @@ _JOINING = frozenset({Role.WORKER, Role.ANONYMOUS})  # a worker's token names it
 
 RULES: dict[str, Rule] = {
     "status": Rule(_EVERYBODY, None),
+    "open-page": Rule(_EVERYBODY, None),  # /join: what it shows is ours, and what it does asks for its own rights
     # model-centric training
     "authenticate": Rule(_EVERYBODY, None, changes=True),  # "enrol" is asked of the credential in the message
     "enrol": Rule(_TRUSTED, "train", open=True, own=True, others=_JOINING),
@@ -134,6 +137,8 @@ class Identities(Protocol):
 
     def is_revoked(self, token_id: str) -> bool: ...
 
+    def revoke(self, ids: Iterable[str]) -> None: ...
+
 
 class Access:
     """The owner's token, the accounts' credentials, and the workers' tokens, which this node signs (JWT, HS256).
@@ -157,9 +162,10 @@ class Access:
         slot: int | None = None,
         label: str | None = None,
         *,
+        once: bool = False,
         seconds: float = WORKER_TOKEN_SECONDS,
     ) -> str:
-        """A worker token for this process only, good for so many seconds.
+        """A worker token for this process only, good for so many seconds; with `once` for one worker (see `spent`).
 
         Its id (the claim `jti`) begins with the process's, so that who owns the process can revoke it by id.
         """
@@ -168,10 +174,15 @@ class Access:
             "process": process,
             "slot": slot,
             "label": label,
+            "once": once or None,
             "exp": int(time.time() + seconds),
             "jti": f"{process}-{secrets.token_hex(8)}",
         }
         return jwt.encode({k: v for k, v in claims.items() if v is not None}, self._secret, algorithm="HS256")
+
+    def spent(self, principal: Principal) -> None:
+        """An invitation was taken, as the database knows."""
+        self._identities.revoke([principal.token])
 
     async def principal(self, credential: str | None) -> Principal:
         """Who holds this credential; None is nobody.
@@ -184,26 +195,27 @@ class Access:
         if hmac.compare_digest(credential.encode("utf-8", "surrogatepass"), self._owner):
             return OWNER
         if not credential.isascii():  # all others are
-            raise _unauthenticated(WRONG_TOKEN)
+            raise wrong_token()
         if credential.startswith(ACCOUNT_TOKEN):
             known = await self._identities.of_token(credential)
             if known is None:
-                raise _unauthenticated(WRONG_TOKEN)
+                raise wrong_token()
             return known
         try:
             claims = jwt.decode(
                 credential, self._secret, algorithms=["HS256"], options={"require": ["role", "process", "exp", "jti"]}
             )
         except jwt.InvalidTokenError:
-            raise _unauthenticated(WRONG_TOKEN) from None
+            raise wrong_token() from None
         if self._identities.is_revoked(claims["jti"]):
-            raise _unauthenticated(WRONG_TOKEN)
+            raise wrong_token()
         slot, label, ends = (
             claims.get("slot"),
             claims.get("label"),
             {"token": claims["jti"], "expires_at": claims["exp"]},
         )
-        return Principal(Role.WORKER, process=claims["process"], slot=slot, label=label, **ends)
+        once = claims.get("once", False)
+        return Principal(Role.WORKER, process=claims["process"], slot=slot, label=label, once=once, **ends)
 
     async def login(self, name: str, password: str, address: str = "") -> Principal:
         """Who has this name and password; `address` is where they come from.
@@ -258,7 +270,7 @@ class Access:
         """
         rule = RULES[operation]
         if principal.expires_at <= time.time() or self._identities.is_revoked(principal.token):
-            raise _unauthenticated(WRONG_TOKEN)
+            raise wrong_token()
         allowed = principal.role in rule.roles
         if principal.role is Role.ANONYMOUS and self._open and rule.open:
             allowed = True
@@ -300,6 +312,11 @@ def _credential(header: str) -> tuple[str, str]:
         except (binascii.Error, UnicodeDecodeError):
             raise _unauthenticated("the Basic credentials can't be read") from None
     raise _unauthenticated("the Authorization header must be Bearer, Api-Key or Basic")
+
+
+def wrong_token() -> AccessError:
+    """What every wrong credential is answered with."""
+    return _unauthenticated(WRONG_TOKEN)
 
 
 def _unauthenticated(message: str, hint: str = _TOKEN) -> AccessError:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import secrets
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, BinaryIO, NoReturn
 
 import sqlalchemy as sa
@@ -19,6 +18,7 @@ from gridkit.federated import cycle, history
 from gridkit.federated.checks import Verdict
 from gridkit.node import intake, messages, offers
 from gridkit.node.audit import about
+from gridkit.node.enrolment import enrol
 from gridkit.node.failpoint import failpoint
 from gridkit.node.rights import Access, Principal, Role
 from gridkit.node.rounds import (
@@ -141,50 +141,22 @@ class Trainings:
         return answer
 
     async def issue_token(self, principal: Principal, wish: messages.IssueToken) -> str:
-        """A worker token for a hosted process, perhaps bound to a slot and a label."""
+        """A worker token for a hosted process, perhaps bound to a slot and a label, perhaps good for one worker."""
         about(f"{wish.name} {wish.version or ''}".rstrip())
         self.access.allow(principal, "issue-token")
         process = await self.rounds.named(wish.name, wish.version)
         self.access.allow(principal, "issue-token", owner=process.owner)
-        return self.access.issue(process.id, wish.slot, wish.worker, seconds=wish.expires)
+        return self.access.issue(process.id, wish.slot, wish.worker, once=wish.once, seconds=wish.expires)
 
     # -- workers
 
     async def authenticate(self, principal: Principal, wish: messages.Authenticate) -> dict[str, Any]:
         """Give a worker its identity: a random id, which is also its right to ask for work in this process."""
         principal, process = await self.door.admit(principal, wish)
-
-        def enrol(c: sa.Connection) -> str:
-            mine = db.worker.c.process == process.id
-            if principal.slot is not None:
-                known = c.execute(sa.select(db.worker.c.id).where(mine, db.worker.c.slot == principal.slot)).scalar()
-                if known:
-                    return str(known)
-            elif wish.worker_id is not None:
-                known = c.execute(sa.select(db.worker.c.id).where(mine, db.worker.c.id == wish.worker_id)).scalar()
-                if known:
-                    return str(known)
-            slots = set(c.execute(sa.select(db.worker.c.slot).where(mine)).scalars())
-            labels = set(c.execute(sa.select(db.worker.c.label).where(mine)).scalars())
-            slot = principal.slot
-            if slot is None:
-                slot = next(n for n in range(len(slots) + 1) if n not in slots)
-            roster = process.state.rules.clients
-            if roster is not None and slot >= roster:
-                raise AccessError(
-                    f"all {roster} places of {process.title} are taken", code=ErrorCode.FORBIDDEN, status=403
-                )
-            wished = principal.label or wish.worker or f"worker {slot}"
-            label = next(w for w in _variants(wished) if w not in labels)
-            worker_id = secrets.token_hex(16)
-            c.execute(
-                db.worker.insert().values(
-                    id=worker_id, process=process.id, slot=slot, label=label, created_at=self.rounds.clock()
-                )
-            )
-            return worker_id
-
-        worker_id = await self._db.write(enrol)
+        at = self.rounds.clock()
+        worker_id = await self._db.write(lambda c: enrol(c, process, principal, wish, at))
+        if principal.once:
+            self.access.spent(principal)
         measured = process.state.rules.requires_speed_test
         return {"status": "success", "worker_id": worker_id, "requires_speed_test": measured}
 
@@ -420,14 +392,6 @@ class Trainings:
 def _whose(principal: Principal) -> str | None:
     """Whose trainings this principal sees; None: everybody's."""
     return None if principal.role is Role.OWNER else principal.name
-
-
-def _variants(label: str) -> Iterator[str]:
-    yield label
-    number = 2
-    while True:
-        yield f"{label[:190]} ({number})"
-        number += 1
 
 
 def _insert_process(

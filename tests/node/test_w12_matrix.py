@@ -39,6 +39,7 @@ NAMED = {OWNER, SCIENTIST, WORKER}
 # operation: (who may, the scope that a token needs, who may with their own objects only)
 RIGHTS: dict[str, tuple[set[str], str | None, set[str]]] = {
     "status": (ALL, None, set()),
+    "open-page": (ALL, None, set()),
     "login": (ALL, None, set()),
     "authenticate": (ALL, None, set()),
     "work": (ALL, None, set()),
@@ -408,7 +409,17 @@ ELSEWHERE = {
     "fetch-dataset": "each dataset's policy: tests/node/test_dataset_policies.py",
     "run-plan": "each dataset's policy: tests/node/test_dataset_policies.py",
 }
-NO_OBJECT = {"status", "login", "host-training", "add-user", "remove-user", "read-audit", "list-peers", "connect-node"}
+NO_OBJECT = {
+    "status",
+    "open-page",
+    "login",
+    "host-training",
+    "add-user",
+    "remove-user",
+    "read-audit",
+    "list-peers",
+    "connect-node",
+}
 NO_OBJECT |= {"host-model", "upload", "publish-dataset", "authenticate"}
 
 
