@@ -186,6 +186,9 @@ def _max_pool_backward(c: Calls, a: Args, out: Out) -> Value:
     _is_tiling(kernel, *rest)
     if _both(a["dilation"]) != (1, 1):
         raise NoForm("it has a dilation")
+    if kernel == (1, 1):
+        only: Value = g.value
+        return only
     (kh, kw), (channels, high, wide) = kernel, static(g.shape[1:])
     whole = static(x.shape[1:])
     value = x.value
@@ -299,6 +302,8 @@ _NONE, _MEAN = 0, 1
 def _shares(c: Calls, a: Args) -> Value:
     """For each row of log-probabilities a one, or the class's weight, at its class, and zeros elsewhere."""
     classes = static(a["self"].shape[-1:])[0]
+    if classes < 2:
+        raise NoForm("there is but one class")
     if 0 <= a["ignore_index"] < classes:
         raise NoForm(f"it ignores class {a['ignore_index']}")
     if len(a["self"].shape) != 2:
@@ -311,9 +316,9 @@ def _shares(c: Calls, a: Args) -> Value:
 def _nll(c: Calls, a: Args, out: Out) -> tuple[Value | None, ...]:
     shares, logp = _shares(c, a), a["self"]
     losses = c.call("neg", c.call("sum", c.call("mul", shares, _finite(c, shares, logp)), 1))
-    total = c.call("sum", shares)
     if a["reduction"] == _NONE:
-        return losses, total
+        return losses, c.filled((), 0.0, "float32")
+    total = c.call("sum", shares)
     whole = c.call("sum", losses)
     return c.call("div", whole, total) if a["reduction"] == _MEAN else whole, total
 
