@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import subprocess
@@ -48,12 +49,12 @@ def grid(node: NodeUnderTest) -> Iterator[gk.Session]:
 
 @pytest.fixture
 def host(grid: gk.Session, request: pytest.FixtureRequest) -> Host:
-    """`host(**server_config)`: a training named after the test."""
+    """`host(**server_config)`: a training named after the test, and `name`."""
 
-    def host(model: Any = MODEL, plan: Any = PLAN, config: Any = None, **server: Any) -> Any:
+    def host(*, name: str = "", **server: Any) -> Any:
         rules = {"num_cycles": 1, "min_diffs": 1, "max_diffs": 1, **server}
-        name = request.node.name[:150]
-        return grid.host_training(model, plan, name=name, client_config=config or CONFIG, server_config=rules)
+        name = request.node.name[:150] + name
+        return grid.host_training(MODEL, PLAN, name=name, client_config=CONFIG, server_config=rules)
 
     return host
 
@@ -179,6 +180,54 @@ def test_a_rejection_says_why_and_when_to_come_back(client: gk.Syft, host: Host)
     full, over = told[0][1], told[-1][1]
     assert full.code == ErrorCode.CYCLE_FULL and full.reason and full.timeout > 0 and full.job is second
     assert (over.code, over.timeout, over.reason) == (ErrorCode.TRAINING_OVER, None, "the training is over")
+
+
+def test_every_rule_of_the_node_reaches_a_job(client: gk.Syft, host: Host) -> None:
+    def turn(job: gk.Job) -> tuple[str, Any]:
+        told: list[tuple[str, Any]] = []
+        for event in ("accepted", "rejected"):
+            job._core._handlers[event] = [lambda payload, event=event: told.append((event, payload))]
+        job.start()
+        (one,) = told
+        return one
+
+    def work(job: gk.Job) -> None:
+        wait_for(lambda: turn(job)[0] == "accepted", what="the work")
+        job.report(job.train(X, Y))
+
+    process = host(min_workers=2, max_diffs=2, min_diffs=2)
+    with gk.Syft(client.url, auth_token=process.worker_token) as other:
+        one, two = job_of(client, process), other.new_job(process.name, process.version)
+        event, few = turn(one)
+        assert (event, few.code) == ("rejected", ErrorCode.TOO_FEW_WORKERS) and "1 of 2" in few.reason
+        assert few.timeout > 0 and turn(two)[0] == turn(one)[0] == "accepted"
+
+    process = host(name=" drawn", pool_selection="random", selection_length=0.2)
+    job = job_of(client, process)
+    event, drawn = turn(job)
+    assert (event, drawn.code) == ("rejected", ErrorCode.IN_DRAW) and 0 < drawn.timeout <= 0.21
+    time.sleep(drawn.timeout)
+    work(job)
+
+    process = host(name=" cooled", num_cycles=3, do_not_reuse_workers_until_cycle=2)
+    job = job_of(client, process)
+    work(job)
+    cooling = wait_for(lambda: (told := turn(job)[1]).code == ErrorCode.COOLING_DOWN and told, what="the second cycle")
+    assert "cycle 3" in cooling.reason and cooling.timeout > 0
+
+
+def test_a_client_that_nobody_holds_is_closed(node: NodeUnderTest, host: Host) -> None:
+    process = host()
+    client = gk.Syft(node.url.replace("http", "ws"), auth_token=process.worker_token)
+    job = client.new_job(process.name, process.version)
+    job.on("accepted", lambda accepted: accepted.job.report(accepted.job.train(X, Y)))
+    socket = client._core._socket
+    assert socket is not None and socket.is_open
+    del client
+    job.start()  # a job holds its client
+    del job
+    gc.collect()
+    wait_for(lambda: not socket.is_open, what="the end of the socket")
 
 
 def test_a_failing_handler_becomes_an_error_event(client: gk.Syft, host: Host) -> None:

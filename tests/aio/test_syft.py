@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import gridkit as gk
+from gridkit.client import job
 from gridkit.errors import GridkitError, PlanError, UsageError
 from gridkit.wire.state import read_state
 from gridkit.workers.local import train_client
@@ -141,6 +142,36 @@ def test_train_has_the_bits_of_gridkits_own_workers(node: NodeUnderTest, url: st
             await job.report(trained)
         (row,) = await rows(node, process)
         assert row["name"] == process.name
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("limit", [job.TEXT_LIMIT, 1000], ids=["text", "octets"])
+def test_a_report_finds_its_way_through_a_new_socket(
+    node: NodeUnderTest, url: str, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node takes only small messages from a socket that hasn't said who it is; a worker is no socket."""
+    monkeypatch.setattr(job, "TEXT_LIMIT", limit)
+    model = torch.nn.Sequential(torch.nn.Linear(12, 3000), torch.nn.ReLU(), torch.nn.Linear(3000, 4))
+    plan = plan_of(model, DATA)
+
+    async def main() -> None:
+        name = f"large {url} {limit}"
+        async with await gk.aio.connect(node.url, token=TOKEN) as grid:
+            rules = {"num_cycles": 1, "min_diffs": 1, "max_diffs": 1}
+            process = await grid.host_training(model, plan, name=name, client_config=CONFIG, server_config=rules)
+            async with gk.aio.Syft(url) as client:
+                work = await accepted(client, process)
+                trained = await work.train(X, Y)
+                assert len(trained.diff) > 64 * 1024
+                if client._socket is not None:
+                    await client._socket.close()
+                    while client._socket.is_open:
+                        await asyncio.sleep(0.01)
+                await work.report(trained)
+            await process.run
+            (row,) = process.run.reports.to_dict("records")
+            assert row["samples"] == 21 and row["loss"] == pytest.approx(trained.metrics["loss"])
 
     asyncio.run(main())
 
