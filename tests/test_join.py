@@ -99,3 +99,17 @@ def test_what_can_not_be_joined_says_why_and_changes_nothing(grid: gk.Session) -
     running.stop(now=True)
     running.wait(30)
     assert list(grid.runs.to_frame()["name"]) == list(before["name"])
+
+
+def test_clients_of_one_process_come_to_a_pool_that_is_drawn(grid: gk.Session) -> None:
+    """They are told to wait for others and for their lot, and go on by themselves."""
+    data = shards(5)
+    server = {"num_cycles": 3, "min_diffs": 2, "max_diffs": 2, "max_workers": 2, "min_workers": 3, "seed": 4}
+    pool = {"pool_selection": "random", "selection_length": 0.2, "do_not_reuse_workers_until_cycle": 2}
+    process = grid.host_training(mlp(), plan_of(mlp(), data), name="drawn", server_config={**server, **pool})
+    grid.join("drawn", clients=data, processes=2)
+    process.run.wait(60)
+    told = process.run.reports
+    assert told.groupby("round")["worker"].nunique().to_dict() == {1: 2, 2: 2, 3: 2}
+    rounds = [set(told[told["round"] == number]["worker"]) for number in (1, 2, 3)]
+    assert not rounds[0] & rounds[1] and not rounds[1] & rounds[2], "who reported rests for a cycle"

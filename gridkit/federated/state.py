@@ -161,6 +161,7 @@ def opened(state: CycleState, at: float) -> tuple[CycleState, tuple[Decision, ..
         deadline=deadline,
         previous=state.assignments,
         assignments={},
+        present={worker: asked for worker, asked in state.present.items() if worker not in served},
         queue={},
         draws=0,
         draw_at=None,

@@ -66,9 +66,7 @@ class Histories(RuleBasedStateMachine):
         at_work = known is not None and known.status is Status.ASSIGNED
         answer = training.ask(worker, upload=upload)
         self._note_draws()
-        rest = worker in self.counted and before.sequence < self.counted[worker] + max(
-            1, rules.do_not_reuse_workers_until_cycle
-        )
+        rest = self._rests(worker, before.sequence)
         slow = bool(upload) and upload < rules.minimum_upload_speed
         fit = not rest and not slow
         if fit and before.phase is Phase.OPEN:
@@ -78,8 +76,8 @@ class Histories(RuleBasedStateMachine):
                 assert answer.request_key == known.request_key, "asked again, got another key"
             else:
                 assert fit, "a worker has work that it may not have"
-                here = sum(training.now < at + 60 for at in self.asks.values())
-                assert before.assignments or before.queue or here >= rules.min_workers, "too few are here"
+                enough = self._here(before.sequence) >= rules.min_workers
+                assert before.assignments or before.queue or enough, "too few are here"
                 if rules.pool_selection == "random":
                     assert training.now < self.drawn.pop(worker) + 60, "no place was kept for it"
             self.keys.setdefault(worker, []).append(answer.request_key)
@@ -92,7 +90,7 @@ class Histories(RuleBasedStateMachine):
         assert (answer.retry_after is None) == for_good
         assert answer.retry_after is None or answer.retry_after > 0
         if answer.code == "TOO_FEW_WORKERS":
-            assert sum(training.now < at + 60 for at in self.asks.values()) < rules.min_workers
+            assert self._here(before.sequence) < rules.min_workers
         if answer.code == "TOO_SLOW":
             assert slow and str(upload)[0] in answer.reason and "2" in answer.reason
         if answer.code == "COOLING_DOWN":
@@ -100,6 +98,14 @@ class Histories(RuleBasedStateMachine):
         if answer.code == "IN_DRAW":
             assert rules.pool_selection == "random" and f"id-{worker}" in training.state.queue
         return answer
+
+    def _rests(self, worker: int, sequence: int) -> bool:
+        pause = max(1, self.training.rules.do_not_reuse_workers_until_cycle)
+        return worker in self.counted and sequence < self.counted[worker] + pause
+
+    def _here(self, sequence: int) -> int:
+        """Workers that asked in the last minute, and may have work of this cycle."""
+        return sum(self.training.now < at + 60 and not self._rests(w, sequence) for w, at in self.asks.items())
 
     def _note_draws(self) -> None:
         """The draws of the last step, and whose places have lapsed with their cycle."""

@@ -67,6 +67,21 @@ def test_who_may_have_no_work_doesnt_count_as_there() -> None:
     assert refusal(training.ask(1, at=2.0), ErrorCode.TOO_FEW_WORKERS).reason == "1 of 2 workers are here"
 
 
+def test_who_rests_doesnt_count_as_there() -> None:
+    training = Training(min_workers=2, do_not_reuse_workers_until_cycle=2)
+    training.ask(0, at=1.0)
+    training.work(1)
+    training.aggregated()
+    assert isinstance(training.ask(2, at=2.0), Accept), "0 and 2 are there"
+    training = Training(min_workers=2, do_not_reuse_workers_until_cycle=2)
+    training.ask(0, at=1.0)
+    training.work(1)
+    training.aggregated()
+    training.step(cycle.Tick(61.5))
+    refusal(training.ask(1), ErrorCode.COOLING_DOWN)
+    assert refusal(training.ask(2), ErrorCode.TOO_FEW_WORKERS).reason == "1 of 2 workers are here"
+
+
 # ---- minimum speeds
 
 
