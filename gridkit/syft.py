@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -105,9 +107,16 @@ class Job(cells.ShortDir):
         """See `gridkit.aio.Job.start`."""
         event, payload = BRIDGE.sync(self._core._turn())
         loop = new_wait_loop()  # one that lets handlers wait for the network
+        handling = loop.create_task(self._core._dispatch(event, payload))
         try:
-            loop.run_until_complete(self._core._dispatch(event, payload))
+            loop.run_until_complete(handling)
         finally:
+            if not handling.done():  # interrupted while a coroutine function waits
+                handling.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    loop.run_until_complete(handling)
+            elif not handling.cancelled():
+                handling.exception()  # an interrupt's: it is on its way to the caller
             loop.close()
 
     def stop(self) -> None:

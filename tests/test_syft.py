@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import inspect
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -250,8 +252,6 @@ def test_a_failing_handler_becomes_an_error_event(client: gk.Syft, host: Host) -
 
 
 def test_handlers_run_in_order_on_the_callers_thread_and_are_awaited(client: gk.Syft, host: Host) -> None:
-    import asyncio
-
     job = job_of(client, host())
     order: list[Any] = []
 
@@ -272,6 +272,33 @@ def test_handlers_run_in_order_on_the_callers_thread_and_are_awaited(client: gk.
     assert first.__name__ == "first"
     with pytest.raises(UsageError, match="no event 'accept'"):
         job.on("accept", print)  # type: ignore[arg-type]
+
+
+def test_an_interrupt_ends_start_and_is_no_error_event(
+    client: gk.Syft, host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = job_of(client, host())
+    seen: list[Any] = []
+    job.on("error", seen.append)
+
+    def interrupted(payload: Any) -> None:
+        raise KeyboardInterrupt
+
+    async def waiting(payload: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            seen.append("cleaned up")
+
+    for handler in (interrupted, waiting):
+        job._core._handlers["accepted"] = [handler]
+        with pytest.raises(KeyboardInterrupt):
+            job.start()
+        gc.collect()
+    assert seen in ([], ["cleaned up"]) and "never retrieved" not in caplog.text and "destroyed" not in caplog.text
+    job._core._handlers["accepted"] = [lambda accepted: job.report(job.train(X, Y))]
+    job.start()
 
 
 def test_a_rejected_handler_may_start_again(client: gk.Syft, host: Host) -> None:
