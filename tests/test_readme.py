@@ -20,7 +20,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_ten_lines_train(tmp_path: Path) -> None:
-    code, _ = blocks("python")
+    code = blocks("python")[0]
     assert len([line for line in code.splitlines() if line]) == 10
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=100)
     assert done.returncode == 0, done.stderr
@@ -30,10 +30,19 @@ def test_ten_lines_train(tmp_path: Path) -> None:
 
 
 def test_the_example_of_models_and_data_runs(tmp_path: Path) -> None:
-    _, code = blocks("python")
+    code = blocks("python")[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=100)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"\['patients'\] tensor\(\[.*\]\) True\n", done.stdout)
+    assert done.stderr == ""
+
+
+def test_the_examples_of_workers_that_come_by_themselves_run(tmp_path: Path) -> None:
+    _, _, *codes = blocks("python")
+    code = "".join([*codes, "print(len(rounds.metrics))"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"0 +1 +\S.* accepted +\d\.\d+\n2\n$", done.stdout)
     assert done.stderr == ""
 
 
