@@ -58,6 +58,18 @@ def test_wal_and_full_sync_are_on(base: Database) -> None:
     assert asyncio.run(base.write(pragmas)) == ("wal", 2)
 
 
+def test_errors_do_not_hold_the_rows(base: Database) -> None:
+    """They go to the log, and rows hold what nobody shall read there."""
+
+    def twice(c: sa.Connection) -> None:
+        for _ in range(2):
+            c.execute(db.peer.insert().values(id="one", address="a secret address", created_at=0.0))
+
+    with pytest.raises(sa.exc.IntegrityError) as caught:
+        asyncio.run(base.write(twice))
+    assert "peer" in str(caught.value) and "secret" not in f"{caught.value} {caught.value!r}"
+
+
 def test_a_second_writer_waits_for_the_lock(base: Database, tmp_path: Path) -> None:
     import sqlite3
 
