@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, BinaryIO, NoReturn
@@ -20,6 +21,7 @@ from gridkit.node import intake, messages, offers
 from gridkit.node.audit import about
 from gridkit.node.enrolment import enrol
 from gridkit.node.failpoint import failpoint
+from gridkit.node.forms import Forms
 from gridkit.node.rights import Access, Principal, Role
 from gridkit.node.rounds import (
     AVERAGING_PLAN,
@@ -46,6 +48,7 @@ class Trainings:
         self.rounds = rounds
         self._db = rounds.db
         self._blobs = rounds.blobs
+        self._forms = Forms(rounds.blobs)
 
     # -- hosting
 
@@ -207,10 +210,13 @@ class Trainings:
         for_workers = rows and rows[0].name != AVERAGING_PLAN
         if not rows or allowed not in (None, rows[0].process) or not (allowed is None or for_workers):
             raise NotFoundError("there is no such plan in this training", code=ErrorCode.NOT_FOUND, status=404)
+        if form == "tfjs":
+            process = await self.rounds.process(rows[0].process)
+            return io.BytesIO(await self._forms.tfjs(rows[0].name, rows[0].digest, process.model))
         if form != "gridkit":
             raise NodeError(
                 f"plan '{rows[0].name}' has no form '{form[:50]}'",
-                "ask with receive_operations_as=gridkit",
+                "ask with receive_operations_as=gridkit, or =tfjs",
                 code=ErrorCode.BAD_PLAN,
                 status=400,
             )
