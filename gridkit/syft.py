@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from gridkit import cells
 from gridkit.aio import job as aio_job
 from gridkit.aio import syft as aio_syft
-from gridkit.aio.job import Accepted, ModelParams, Rejected
+from gridkit.aio.job import Accepted, Rejected
+from gridkit.aio.job_model import ModelParams
 from gridkit.bridge import BRIDGE, sync
 from gridkit.waitloop import new_wait_loop
 from gridkit.workers.job_training import Progress, Trained

@@ -17,7 +17,7 @@ from gridkit.aio.accounts import Accounts
 from gridkit.aio.datasets import Datasets
 from gridkit.aio.grid import Grid as Grid
 from gridkit.aio.job import Job as Job
-from gridkit.aio.job import SyftModel as SyftModel
+from gridkit.aio.job_model import SyftModel as SyftModel
 from gridkit.aio.models import Models
 from gridkit.aio.nodes import Nodes
 from gridkit.aio.syft import Syft as Syft
