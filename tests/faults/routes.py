@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from tests.node.test_w12_matrix import all_routes, spelling
 
-BYTES = {"/run-inference/", "/run-plan/", "/uploads/"}
+BYTES = {"/run-inference/", "/run-plan/", "/uploads/", "/model-centric/speed-test"}
 """how routes begin whose bodies are bytes"""
 FORM = "/model-centric/host-training"
 """a route that takes nothing but a multipart form"""
