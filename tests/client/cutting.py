@@ -37,7 +37,7 @@ class Proxy:
         finally:
             server.close()
             self.drop()
-            await asyncio.gather(*self._handling)
+            await asyncio.gather(*self._handling, return_exceptions=True)  # cancelled perhaps in the midst of ending
 
     def drop(self) -> None:
         """End all connections."""
