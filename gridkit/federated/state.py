@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -47,6 +47,9 @@ class Assignment:
     size: int = 0
     cause: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _ASSIGNMENT}
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -60,6 +63,9 @@ class Candidate:
     def until(self) -> float:
         """When it is forgotten, unless it asks."""
         return (self.asked_at if self.drawn_at is None else self.drawn_at) + HELD
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _CANDIDATE}
 
 
 _ASSIGNMENT = tuple(item.name for item in fields(Assignment))
@@ -114,15 +120,15 @@ class CycleState:
         return sorted(chosen, key=lambda a: a.slot)
 
     def to_json(self) -> dict[str, Any]:
-        def plain(items: Mapping[str, Any], names: Iterable[str]) -> dict[str, dict[str, Any]]:
-            return {worker: {name: getattr(item, name) for name in names} for worker, item in items.items()}
+        def plain(items: Mapping[str, Assignment | Candidate]) -> dict[str, dict[str, Any]]:
+            return {worker: item.to_json() for worker, item in items.items()}
 
         value = {item.name: getattr(self, item.name) for item in fields(self)}
         return value | {
             "rules": self.rules.to_json(),
-            "assignments": plain(self.assignments, _ASSIGNMENT),
-            "previous": plain(self.previous, _ASSIGNMENT),
-            "queue": plain(self.queue, _CANDIDATE),
+            "assignments": plain(self.assignments),
+            "previous": plain(self.previous),
+            "queue": plain(self.queue),
         }
 
     @classmethod

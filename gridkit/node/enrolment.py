@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from gridkit.errors import AccessError, ErrorCode
 from gridkit.node.messages import Authenticate
+from gridkit.node.processes import Process
 from gridkit.node.rights import Principal, wrong_token
-from gridkit.node.rounds import Process
 from gridkit.node.store import tables as db
 
 

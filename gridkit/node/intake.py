@@ -9,7 +9,7 @@ from gridkit.errors import ErrorCode, NodeError, PlanError, WireError
 from gridkit.federated import cycle
 from gridkit.federated.checks import Verdict, check_report
 from gridkit.federated.rules import CycleRules
-from gridkit.node.rounds import AVERAGING_PLAN, Process
+from gridkit.node.processes import AVERAGING_PLAN, Process
 from gridkit.node.settings import Limits
 from gridkit.node.store.blobs import Draft
 from gridkit.plans.averaging_form import check_averaging, check_rounds, is_iterative

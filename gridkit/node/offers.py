@@ -8,7 +8,8 @@ from typing import Any
 
 from gridkit.federated import cycle
 from gridkit.node.messages import CycleRequest
-from gridkit.node.rounds import Process, Rounds, plans_of
+from gridkit.node.processes import Process, plans_of
+from gridkit.node.rounds import Rounds
 
 
 async def offer(rounds: Rounds, process: Process, wish: CycleRequest, slot: int, label: str) -> dict[str, Any]:

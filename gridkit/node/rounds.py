@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 import sqlalchemy as sa
@@ -22,18 +21,16 @@ from gridkit.federated import cycle, history
 from gridkit.federated.aggregate import aggregate, subtract
 from gridkit.node import averaging
 from gridkit.node.failpoint import failpoint
+from gridkit.node.processes import Process, Recent, all_processes, append_rows, averaging_plan_of, load, save
 from gridkit.node.runner import Runner
 from gridkit.node.store import garbage
 from gridkit.node.store import tables as db
 from gridkit.node.store.blobs import Blobs, Draft
 from gridkit.node.store.database import Database
 from gridkit.wire.state import StateReader, pack_stream
-from gridkit.wire.tensors import Array, TensorSource, TensorSpec
+from gridkit.wire.tensors import Array, TensorSource
 
-AVERAGING_PLAN = "averaging_plan"
-"""name of the plan that is the node's own; no plan for workers is called so"""
-
-Remember = Callable[[sa.Connection, "Process", Iterable[cycle.Decision]], None]
+Remember = Callable[[sa.Connection, Process, Iterable[cycle.Decision]], None]
 """What a caller adds to the transaction of an event: (connection, process before, decisions)."""
 
 
@@ -47,86 +44,12 @@ class Clock:
         return self._start + time.monotonic()
 
 
-SECRETS = ("secret", "pub_key", "endpoint")
-"""members of `server_config.authentication` that are never shown: an endpoint's URL may hold a key"""
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """A hosted training as the database has it.
-
-    Attributes:
-        server_config: without what is secret in it.
-        authentication: whose tokens its workers may come with (see `worker_auth.Authentication`); never shown.
-    """
-
-    id: str
-    name: str
-    version: str
-    owner: str
-    client_config: dict[str, Any]
-    server_config: dict[str, Any]
-    model: tuple[TensorSpec, ...]
-    state: cycle.CycleState
-    revision: int
-    authentication: dict[str, Any] | None = field(repr=False)
-
-    @classmethod
-    def of(cls, row: Any) -> Process:
-        specs = tuple(TensorSpec(name, dtype, tuple(shape)) for name, dtype, shape in row.model)
-        state = cycle.CycleState.from_json(row.state)
-        server, door = dict(row.server_config), row.server_config.get("authentication") or None
-        if door is not None:
-            server["authentication"] = {member: value for member, value in door.items() if member not in SECRETS}
-        configs = (row.client_config, server)
-        return cls(row.id, row.name, row.version, row.owner, *configs, specs, state, row.revision, door)
-
-    @property
-    def title(self) -> str:
-        return f"'{self.name}' {self.version}"
-
-
-def all_processes(c: sa.Connection, owner: str | None = None) -> list[Process]:
-    """Every process, or every one of this owner, oldest first."""
-    wanted = sa.select(db.process).order_by(db.process.c.created_at)
-    if owner is not None:
-        wanted = wanted.where(db.process.c.owner == owner)
-    return [Process.of(row) for row in c.execute(wanted)]
-
-
-def plans_of(c: sa.Connection, process_id: str) -> list[Any]:
-    """Its rows of the table `plan` that are for workers."""
-    mine = sa.select(db.plan).where(db.plan.c.process == process_id, db.plan.c.name != AVERAGING_PLAN)
-    return list(c.execute(mine.order_by(db.plan.c.id)))
-
-
-def averaging_plan_of(c: sa.Connection, process_id: str) -> Any | None:
-    """Its row of the table `plan` that is the node's own, if it has one."""
-    mine = sa.select(db.plan).where(db.plan.c.process == process_id, db.plan.c.name == AVERAGING_PLAN)
-    return c.execute(mine).first()
-
-
-def append_rows(c: sa.Connection, run: str, rows: Iterable[dict[str, Any]]) -> None:
-    """Add published rows to the one event table."""
-    for row in rows:
-        body = {key: value for key, value in row.items() if key != "kind"}
-        c.execute(db.event.insert().values(run=run, kind=row["kind"], body=body))
-
-
-def read_rows(
-    c: sa.Connection, after: int, run: str | None, owner: str | None = None, limit: int = 64
-) -> list[dict[str, Any]]:
-    """Published rows with a larger `seq`, of one run or of all, of one owner's or of everybody's."""
-    wanted = sa.select(db.event).where(db.event.c.seq > after).order_by(db.event.c.seq).limit(limit)
-    if run is not None:
-        wanted = wanted.where(db.event.c.run == run)
-    if owner is not None:
-        wanted = wanted.where(db.event.c.run.in_(sa.select(db.process.c.id).where(db.process.c.owner == owner)))
-    return [{"seq": row.seq, "run": row.run, "kind": row.kind, **row.body} for row in c.execute(wanted)]
-
-
 class Rounds:
-    """All cycles of one node. `clock` gives the time of events; `news` wakes whoever waits for a change."""
+    """All cycles of one node. `clock` gives the time of events; `news` wakes whoever waits for a change.
+
+    What was loaded or decided last stays in memory, so that a cycle of thousands of workers isn't read for each of
+    their messages. One process writes a data folder, so nothing changes elsewhere.
+    """
 
     def __init__(self, database: Database, blobs: Blobs, runner: Runner) -> None:
         self.db = database
@@ -136,6 +59,8 @@ class Rounds:
         self.closing = False
         self.news = asyncio.Event()
         self._timer_due = asyncio.Event()
+        self._committed = Recent()  # what the event loop sees
+        self._written = Recent()  # what the writer's thread goes on from, in the group that it commits
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- life
@@ -145,6 +70,7 @@ class Rounds:
         wanted = await self.db.read(garbage.referenced)
         await asyncio.to_thread(self.blobs.sweep, wanted)
         for process in await self.db.read(all_processes):
+            process = await self.process(process.id)
             order = cycle.pending_aggregation(process.state)
             self._spawn(self._retire(process) if order is None else self._aggregate(process, order))
         self._spawn(self._keep_deadlines())
@@ -179,12 +105,12 @@ class Rounds:
         Raises:
             NotFoundError: there is none.
         """
-        wanted = sa.select(db.process).where(db.process.c.name == name)
+        wanted = sa.select(db.process.c.id).where(db.process.c.name == name)
         if version is not None:
             wanted = wanted.where(db.process.c.version == version)
         newest = wanted.order_by(db.process.c.created_at.desc()).limit(1)
-        row = await self.db.read(lambda c: c.execute(newest).first())
-        if row is None:
+        process_id = await self.db.read(lambda c: c.execute(newest).scalar())
+        if process_id is None:
             asked = f"'{name}'" + (f" {version}" if version is not None else "")
             raise NotFoundError(
                 f"no training {asked} is hosted on this node",
@@ -192,11 +118,12 @@ class Rounds:
                 code=ErrorCode.NOT_FOUND,
                 status=404,
             )
-        return Process.of(row)
+        return await self.process(process_id)
 
     async def process(self, process_id: str) -> Process:
-        wanted = sa.select(db.process).where(db.process.c.id == process_id)
-        return Process.of(await self.db.read(lambda c: c.execute(wanted).one()))
+        """The process as it was committed last."""
+        known = self._committed.get(process_id)
+        return known or self._committed.put_newer(await self.db.read(lambda c: load(c, process_id)))
 
     async def open_checkpoint(self, process: Process, number: int) -> BinaryIO:
         """A kept model, as a State message.
@@ -227,7 +154,11 @@ class Rounds:
         event = make(self.clock())
 
         def transact(c: sa.Connection) -> tuple[Process, tuple[cycle.Decision, ...], bool]:
-            before = Process.of(c.execute(sa.select(db.process).where(db.process.c.id == process_id)).one())
+            wanted = sa.select(db.process.c.revision).where(db.process.c.id == process_id)
+            known = self._written.get(process_id)
+            if known is None or known.revision != c.execute(wanted).scalar_one():  # or what wrote that was undone
+                known = load(c, process_id)
+            before = known
             state, decisions = cycle.decide(before.state, event)
             if remember is not None:
                 remember(c, before, decisions)
@@ -235,16 +166,10 @@ class Rounds:
             append_rows(c, process_id, rows)
             if state == before.state:
                 return before, decisions, bool(rows)
-            done = c.execute(
-                db.process.update()
-                .where(db.process.c.id == process_id, db.process.c.revision == before.revision)
-                .values(state=state.to_json(), revision=before.revision + 1, deadline=state.due)
-            )
-            if done.rowcount != 1:
-                raise NodeError(f"{before.title} was changed by another node", code=ErrorCode.BUSY, status=503)
-            return replace(before, state=state, revision=before.revision + 1), decisions, True
+            return self._written.put(save(c, before, state)), decisions, True
 
         process, decisions, changed = await self.db.write(transact)
+        self._committed.put_newer(process)
         if changed:
             self.announce()
         for decision in decisions:

@@ -22,17 +22,18 @@ from gridkit.node.audit import about
 from gridkit.node.enrolment import enrol
 from gridkit.node.failpoint import failpoint
 from gridkit.node.forms import Forms
-from gridkit.node.rights import Access, Principal, Role
-from gridkit.node.rounds import (
+from gridkit.node.processes import (
     AVERAGING_PLAN,
     Process,
-    Rounds,
     all_processes,
     append_rows,
     averaging_plan_of,
+    bare,
     plans_of,
     read_rows,
 )
+from gridkit.node.rights import Access, Principal, Role
+from gridkit.node.rounds import Rounds
 from gridkit.node.store import garbage
 from gridkit.node.store import tables as db
 from gridkit.node.store.blobs import Draft
@@ -116,7 +117,7 @@ class Trainings:
                     "client_config": client_config,
                     "server_config": server_config,
                     "model": [[spec.name, spec.dtype, list(spec.shape)] for spec in specs],
-                    "state": state.to_json(),
+                    "state": bare(state),
                     "revision": 0,
                     "deadline": state.due,
                     "request": request,

@@ -23,8 +23,9 @@ from gridkit.errors import AccessError, ErrorCode, NodeError, NotFoundError
 from gridkit.node import messages
 from gridkit.node.audit import about
 from gridkit.node.outbound import Outbound
+from gridkit.node.processes import Process
 from gridkit.node.rights import Access, Principal, Role
-from gridkit.node.rounds import Process, Rounds
+from gridkit.node.rounds import Rounds
 
 LEEWAY = 5.0
 """seconds by which the clock of who signs may differ from ours"""

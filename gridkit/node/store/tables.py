@@ -17,7 +17,7 @@ process = sa.Table(
     sa.Column("client_config", sa.JSON, nullable=False),
     sa.Column("server_config", sa.JSON, nullable=False),
     sa.Column("model", sa.JSON, nullable=False),  # its tensors: [[name, dtype, shape], …] in order
-    sa.Column("state", sa.JSON, nullable=False),  # CycleState
+    sa.Column("state", sa.JSON, nullable=False),  # CycleState, but for its assignments
     sa.Column("revision", sa.Integer, nullable=False),  # compare-and-set
     sa.Column("deadline", sa.Float),
     sa.Column("request", sa.String(100)),  # the key of the request that made it, so that the same one again is known
@@ -49,6 +49,14 @@ worker = sa.Table(
     sa.Column("created_at", sa.Float, nullable=False),
     sa.UniqueConstraint("process", "slot"),
     sa.UniqueConstraint("process", "label"),
+)
+assignment = sa.Table(  # of the newest cycle and the one before
+    "assignment",
+    metadata,
+    sa.Column("process", sa.ForeignKey("process.id"), primary_key=True),
+    sa.Column("sequence", sa.Integer, primary_key=True),
+    sa.Column("worker", sa.String(64), primary_key=True),
+    sa.Column("body", sa.JSON, nullable=False),
 )
 report = sa.Table(  # reports whose bytes are kept: until their cycle is closed
     "report",
