@@ -6,7 +6,6 @@ others. `tfjs_calls` tells what a form is.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -144,6 +143,9 @@ def _spread(c: Calls, x: Value, shape: tuple[int, ...], stride: tuple[int, int],
 
 # ---- pooling
 
+_LOWEST = -3.4028234663852886e38
+"""the lowest finite float32: WebGL backends write numbers into their shaders, where infinity has no name"""
+
 
 def _window(a: Args, of: Tensor) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
     """Kernel, stride and padding."""
@@ -167,7 +169,7 @@ def _max_pool(c: Calls, a: Args, out: Out) -> tuple[Value | None, ...]:
         raise NoForm("it has a dilation")
     x = c.nhwc(a["self"])
     if padding != (0, 0):
-        x = _padded(c, x, padding, -math.inf)
+        x = _padded(c, x, padding, _LOWEST)
     return c.nchw(c.call("maxPool", x, kernel, stride, "valid")), None
 
 
