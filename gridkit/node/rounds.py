@@ -95,7 +95,8 @@ class Rounds:
     async def changed(self, news: asyncio.Event, seconds: float) -> None:
         """Until `news` (taken before looking) is set, or so many seconds have passed."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(news.wait(), max(0.0, seconds))
+            async with asyncio.timeout(max(0.0, seconds)):
+                await news.wait()
 
     # -- reading
 
@@ -291,8 +292,9 @@ class Rounds:
                 self._complain("a deadline can't be kept yet", error)
                 await asyncio.sleep(1)
             if not due:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._timer_due.wait(), rows[0].deadline - now if rows else None)
+                with suppress(TimeoutError):  # `wait_for` would swallow `close`, which sets this and cancels at once
+                    async with asyncio.timeout(rows[0].deadline - now if rows else None):
+                        await self._timer_due.wait()
 
     # -- tasks
 

@@ -249,6 +249,16 @@ def test_retention_keeps_the_last_and_every_kth(node: NodeUnderTest, host) -> No
         assert wait_for(lambda: kept() if kept() == [1, 4, 6, 7] else None) == [1, 4, 6, 7]
 
 
+def test_a_node_ends_though_a_cycle_has_a_deadline(tmp_path, plan_bytes: bytes) -> None:
+    node = NodeUnderTest(tmp_path / "data")
+    with node.http() as http:
+        files = host_files(plan_bytes, {"cycle_length": 1000}, "open")
+        assert http.post("/model-centric/host-training", files=files).status_code == 200
+        assert http.get("/status/").status_code == 200
+    assert node.terminate() == 0
+    assert not node.said
+
+
 def test_sigterm_closes_sockets_with_1012_and_ends_cleanly(tmp_path) -> None:
     node = NodeUnderTest(tmp_path / "data")
 
