@@ -178,6 +178,7 @@ class Session(cells.ShortDir):
     download_model = sync(_Core.download_model)
     fetch_dataset = sync(_Core.fetch_dataset)
     host_training = sync(_Core.host_training)
+    invite = sync(_Core.invite)
     issue_token = sync(_Core.issue_token)
     join = sync(_Core.join)
     publish = sync(_Core.publish)
@@ -352,6 +353,8 @@ def launch(
     host: str = "127.0.0.1",
     workers: int = 2,
     allow_targets: Sequence[str] = (),
+    certfile: str | os.PathLike[str] | None = None,
+    keyfile: str | os.PathLike[str] | None = None,
 ) -> Session:
     """Start a node of this session's own and worker processes ahead of the first training. See `gridkit.aio.launch`.
 
@@ -361,7 +364,7 @@ def launch(
         >>> grid = gk.launch()                                                      # doctest: +SKIP
     """
     cells.renew()
-    session = Session(BRIDGE.sync(aio.open_launched(_Core, data, host, workers, allow_targets)))
+    session = Session(BRIDGE.sync(aio.open_launched(_Core, data, host, workers, allow_targets, certfile, keyfile)))
     cells.remember(session)
     return session
 

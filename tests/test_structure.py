@@ -42,6 +42,7 @@ ARROWS: dict[str, set[str]] = {
         "cells",
         "client",
         "hosted",
+        "invitation",
         "listings",
         "node",
         "origin",

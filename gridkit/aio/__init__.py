@@ -16,12 +16,13 @@ from typing import Any, ParamSpec
 from gridkit.aio.accounts import Accounts
 from gridkit.aio.datasets import Datasets
 from gridkit.aio.grid import Grid as Grid
+from gridkit.aio.invitations import Invitations
 from gridkit.aio.job import Job as Job
 from gridkit.aio.job_model import SyftModel as SyftModel
 from gridkit.aio.models import Models
 from gridkit.aio.nodes import Nodes
 from gridkit.aio.syft import Syft as Syft
-from gridkit.aio.trainings import RunT, Trainings
+from gridkit.aio.trainings import RunT
 from gridkit.aio.websocket_grid import WebsocketGridClient as WebsocketGridClient
 from gridkit.client.credentials import Login, login_of, stored_token
 from gridkit.client.link import Link
@@ -38,7 +39,7 @@ PATIENCE = 30.0
 """seconds for which a session waits for a node that doesn't answer, such as one that is being started again"""
 
 
-class SessionCore(Trainings[RunT], Models, Nodes, Accounts, Datasets):
+class SessionCore(Invitations[RunT], Models, Nodes, Accounts, Datasets):
     """What a person holds in a notebook: one node, what it hosts, and the worker processes of this session.
 
     Made by `launch` or `connect`; an async context manager. A part a file: `gridkit.aio.trainings`, ….
@@ -57,15 +58,20 @@ async def open_launched(
     host: str,
     workers: int,
     allow_targets: Sequence[str],
+    certfile: str | os.PathLike[str] | None,
+    keyfile: str | os.PathLike[str] | None,
 ) -> Any:
     """A session of this kind on a node and workers of its own."""
     pool = await asyncio.to_thread(Pool, workers)
     try:
-        node = await asyncio.to_thread(lambda: NodeProcess(data, host=host, allow_targets=allow_targets))
+        node = await asyncio.to_thread(
+            lambda: NodeProcess(data, host=host, allow_targets=allow_targets, certfile=certfile, keyfile=keyfile)
+        )
     except BaseException:
         await asyncio.to_thread(pool.close)
         raise
-    return kind(Link(node.url, node.token, patience=PATIENCE), node=node, pool=pool)
+    link = Link(node.url, node.token, patience=PATIENCE, certificate=node.certificate)
+    return kind(link, node=node, pool=pool)
 
 
 async def launch(
@@ -74,19 +80,22 @@ async def launch(
     host: str = "127.0.0.1",
     workers: int = 2,
     allow_targets: Sequence[str] = (),
+    certfile: str | os.PathLike[str] | None = None,
+    keyfile: str | os.PathLike[str] | None = None,
 ) -> Session:
     """Start a node of this session's own, in its own process, and worker processes ahead of the first training.
 
     Args:
         data: folder to keep; None takes a temporary one, deleted at close.
-        host: interface to listen on.
+        host: interface to listen on; "0.0.0.0" is all of them, so that other machines reach the node.
         workers: processes to start ahead; each needs about 300 MB once torch is loaded.
         allow_targets: what the node may call by itself, as for `connect_nodes`: "HOST", "HOST:PORT" or a network.
+        certfile, keyfile: TLS certificate and key (PEM), for the names by which others reach the node.
 
     Returns:
         A session; closing it ends node and workers. They end with this process in any case.
     """
-    session: Session = await open_launched(Session, data, host, workers, allow_targets)
+    session: Session = await open_launched(Session, data, host, workers, allow_targets, certfile, keyfile)
     return session
 
 

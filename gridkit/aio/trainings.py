@@ -193,23 +193,8 @@ class Trainings(Base, Generic[RunT]):
             >>> run = await grid.join("digits", clients=[(x, y)])                   # doctest: +SKIP
         """
         data = _spread(clients, processes)
-        entry = await self._entry(name, version)
+        entry = await self._joinable(name, version)
         version = str(entry["version"])
-        if entry["outcome"] is not None:
-            raise ConflictError(
-                f"the training '{name}' {version} is over: {entry['outcome']}",
-                "host it again under another version",
-                code=ErrorCode.TRAINING_OVER,
-                status=409,
-            )
-        roster = entry["server_config"].get("clients")
-        if roster is not None:
-            raise ConflictError(
-                f"the training '{name}' {version} has a fixed roster of {roster} clients: nobody can join it",
-                "host_training opens one for whoever comes",
-                code=ErrorCode.CYCLE_FULL,
-                status=409,
-            )
         members = []
         for place, (x, y) in enumerate(data):  # one after the other: their slots are in order
             label = f"client {place}"
@@ -271,6 +256,32 @@ class Trainings(Base, Generic[RunT]):
             status=404,
         )
 
+    async def _joinable(self, name: str, version: str | None) -> dict[str, Any]:
+        """The newest training of that name, if it is open to whoever comes.
+
+        Raises:
+            NotFoundError: there is no such training.
+            ConflictError: it is over, or has a fixed roster of clients.
+        """
+        entry = await self._entry(name, version)
+        version = str(entry["version"])
+        if entry["outcome"] is not None:
+            raise ConflictError(
+                f"the training '{name}' {version} is over: {entry['outcome']}",
+                "host it again under another version",
+                code=ErrorCode.TRAINING_OVER,
+                status=409,
+            )
+        roster = entry["server_config"].get("clients")
+        if roster is not None:
+            raise ConflictError(
+                f"the training '{name}' {version} has a fixed roster of {roster} clients: nobody can join it",
+                "host_training opens one for whoever comes",
+                code=ErrorCode.CYCLE_FULL,
+                status=409,
+            )
+        return entry
+
     async def _known(self, entry: Mapping[str, Any]) -> RunT:
         """The Run of a training that the node lists."""
         plan = await self._node.plan(next(iter(entry["plans"].values())))
@@ -284,7 +295,7 @@ class Trainings(Base, Generic[RunT]):
         def lost(gone: Sequence[Client], reason: str) -> None:
             loop.call_soon_threadsafe(self._spawn, self._give_up(name, version, gone, reason))
 
-        self._spawn(asyncio.to_thread(self._pool.run, self.url, name, version, members, processes, lost))
+        self._spawn(asyncio.to_thread(self._pool.run, self._link, name, version, members, processes, lost))
 
     def _job(self, name: str, version: str, member: Client) -> JobClient:
         return JobClient(

@@ -62,7 +62,9 @@ class AccountClient:
             LimitError: too many tries.
         """
         wish = {"username": login.username, "password": login.password}
-        link = Link(self._link.url, patience=self._link.patience)  # a token that has ended would be refused first
+        link = Link(
+            self._link.url, patience=self._link.patience, certificate=self._link.certificate
+        )  # a token that has ended would be refused first
         try:
             return self._token(await link.json("POST", "/users/login", json=wish))
         finally:

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -65,6 +66,8 @@ class Link:
         patience: seconds for which, from the first failure on, an unreachable node is tried again, with growing,
             jittered pauses. None is for ever.
         say: told, once a trouble, that it is there and that it is over.
+        certificate: a file (PEM) whose first certificate is the one that the node has, whatever names stand in it; by
+            default it has one for its name, from somebody whom this machine trusts.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Link:
         *,
         patience: float | None = 0.0,
         say: Callable[[str], None] = lambda line: None,
+        certificate: str | None = None,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -83,7 +87,8 @@ class Link:
         self._say = say
         self._in_trouble = False
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
-        self.tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self.certificate = certificate
+        self.tls = _trust(certificate) if parts.scheme == "https" else None
         self._http = httpx.AsyncClient(
             base_url=self.url,
             headers=headers,
@@ -203,6 +208,18 @@ class Link:
         )
         found.sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
         return found
+
+
+def _trust(certificate: str | None) -> ssl.SSLContext:
+    """Whom a link believes that it is the node: who has a good certificate for its name, or this one certificate."""
+    if certificate is None:
+        return ssl.create_default_context()
+    text, end = Path(certificate).read_text(), "-----END CERTIFICATE-----"
+    begin = text.find("-----BEGIN CERTIFICATE-----")  # what follows the first are those who signed it
+    context = ssl.create_default_context(cadata=text[begin : text.find(end) + len(end)])
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
 
 
 async def _rows(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:

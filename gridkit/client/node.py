@@ -94,9 +94,13 @@ class NodeClient:
         """Stop a training after this round, or at once."""
         await self.link.json("POST", "/model-centric/stop", json={"name": name, "version": version, "now": now})
 
-    async def worker_token(self, name: str, version: str, worker: str | None = None) -> str:
-        """A token with which a worker may join this training, and nothing else; `worker` is what it is called."""
-        wish = {"name": name, "version": version, **({} if worker is None else {"worker": worker})}
+    async def worker_token(
+        self, name: str, version: str, worker: str | None = None, *, once: bool = False, expires: float | None = None
+    ) -> str:
+        """A token with which a worker may join this training, and nothing else; `worker` is what it is called. With
+        `once` it is good for one worker; it ends after `expires` seconds (by default the node's own 30 days)."""
+        wish = {"name": name, "version": version, "worker": worker, "once": once, "expires": expires}
+        wish = {key: value for key, value in wish.items() if value is not None}
         return str((await self.link.json("POST", "/model-centric/worker-token", json=wish))["worker_token"])
 
     async def rows(self, run: str, after: int = 0) -> AsyncIterator[dict[str, Any]]:

@@ -30,6 +30,7 @@ class NodeProcess:
     Args:
         data: its folder; None takes a temporary one, which `close` deletes.
         host: the interface it listens on.
+        certfile, keyfile: TLS certificate and key (PEM).
         allow_targets: what it may call by itself.
 
     When it dies it is started again on the same data, with the same port and token. It ends with the process that
@@ -45,12 +46,17 @@ class NodeProcess:
         *,
         host: str = "127.0.0.1",
         allow_targets: Sequence[str] = (),
+        certfile: str | os.PathLike[str] | None = None,
+        keyfile: str | os.PathLike[str] | None = None,
     ) -> None:
         self._temporary = data is None
         self.data = Path(tempfile.mkdtemp(prefix="gridkit-")) if data is None else Path(data)
-        self._host = host
+        self.host = host
+        self.certificate = None if certfile is None else str(Path(certfile).resolve())
         self._options = ["--temporary"] if self._temporary else []
         self._options += [part for target in allow_targets for part in ("--allow-target", target)]
+        for option, file in (("--certfile", certfile), ("--keyfile", keyfile)):
+            self._options += [] if file is None else [option, str(file)]
         self._port = 0
         self.token = secrets.token_urlsafe(32)
         if not self._temporary:
@@ -75,7 +81,7 @@ class NodeProcess:
         return self._child.pid
 
     def _start(self) -> str:
-        command = [sys.executable, "-m", "gridkit", "node", "--host", self._host, "--port", str(self._port)]
+        command = [sys.executable, "-m", "gridkit", "node", "--host", self.host, "--port", str(self._port)]
         command += ["--data", str(self.data), "--with-parent", *self._options]
         self._started_at = time.monotonic()
         self._child = subprocess.Popen(
@@ -100,7 +106,7 @@ class NodeProcess:
             words = " ".join(self._said) or "nothing"
             raise GridkitError(f"the node didn't start; it said: {words}", "look at the data folder and the port")
         self._port = int(url.rpartition(":")[2])
-        return url
+        return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")  # all interfaces: this one too
 
     def _listen(self, child: subprocess.Popen[str], ready: queue.Queue[str | None]) -> None:
         assert child.stdout is not None

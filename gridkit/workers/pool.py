@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import IO, Any, BinaryIO, cast
 
+from gridkit.client.link import Link
 from gridkit.workers.process import Job, write_job
 from gridkit.workers.worker import Client
 
@@ -149,7 +150,7 @@ class Pool:
         """Until every process has its imports behind it."""
         return all(process.ready.wait(timeout) for process in self._processes)
 
-    def run(self, url: str, name: str, version: str, clients: Sequence[Client], size: int, on_lost: OnLost) -> None:
+    def run(self, link: Link, name: str, version: str, clients: Sequence[Client], size: int, on_lost: OnLost) -> None:
         """Spread the clients over `size` processes and start them.
 
         Args:
@@ -162,7 +163,7 @@ class Pool:
                 with self._lock:
                     self._number += 1
                     number = self._number
-                self._processes[place].give(Job(number, url, name, version, mine), on_lost)
+                self._processes[place].give(Job(number, link.url, name, version, mine, link.certificate), on_lost)
 
     def close(self) -> None:
         """End all processes."""

@@ -35,6 +35,8 @@ class Job:
     name: str
     version: str
     clients: Sequence[Client]
+    certificate: str | None = None
+    """a file with the node's own"""
 
 
 def write_job(file: BinaryIO, job: Job) -> None:
@@ -45,6 +47,7 @@ def write_job(file: BinaryIO, job: Job) -> None:
             "url": job.url,
             "name": job.name,
             "version": job.version,
+            "certificate": job.certificate,
             "clients": [{"token": c.token, "label": c.label, "worker_id": c.worker_id} for c in job.clients],
         }
     ).encode()
@@ -76,7 +79,7 @@ def read_job(file: BinaryIO) -> Job | None:
         Client(arrays[f"{place}.x"], arrays[f"{place}.y"], client["token"], client["label"], client["worker_id"])
         for place, client in enumerate(header["clients"])
     ]
-    return Job(header["number"], header["url"], header["name"], header["version"], clients)
+    return Job(header["number"], header["url"], header["name"], header["version"], clients, header["certificate"])
 
 
 def _say(**event: Any) -> None:
@@ -84,7 +87,7 @@ def _say(**event: Any) -> None:
 
 
 async def _work(job: Job) -> None:
-    link = Link(job.url, patience=None)
+    link = Link(job.url, patience=None, certificate=job.certificate)
     try:
         reported = functools.partial(_say, event="reported", job=job.number)
         await Worker(link, job.name, job.version, job.clients, on_report=reported).run()

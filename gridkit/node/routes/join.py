@@ -18,7 +18,7 @@ HEADERS = {
     "cache-control": "no-cache",
 }
 TYPES = {
-    **dict.fromkeys(("join.js", "guest.js", "pad.js", "data.js"), "text/javascript"),
+    **dict.fromkeys(("before.js", "join.js", "guest.js", "pad.js", "data.js"), "text/javascript"),
     "join.css": "text/css",
     **dict.fromkeys(LIBRARIES, "text/javascript"),
     LICENSES: "text/plain",

@@ -9,7 +9,7 @@ const MANY = 100_000; // values of a model for which a graphics card pays
 export class Guest {
   /**
    * @param base the node's address, without a slash at the end
-   * @param training {name, version, classes}
+   * @param training {name, version, features, classes, lr}
    * @param told called with what happens: {kind: 'asking' | 'waiting' | 'training' | 'step' | 'reported' | 'trouble', …}
    */
   constructor(base, training, told) {
@@ -74,7 +74,7 @@ export class Guest {
   }
 
   async #round(job, { model, clientConfig }, examples) {
-    const config = settings(clientConfig, this.training.classes, examples.length);
+    const config = settings(clientConfig, this.training, examples.length);
     const values = model.params.reduce((sum, { size }) => sum + size, 0);
     if (values > MANY && tf.env().getBool('WEBGL_RENDER_FLOAT32_ENABLED')) tf.setBackend('webgl');
     this.told({ kind: 'training', round: job.cycleParams.cycle, steps: config.steps, examples: examples.length });
@@ -123,12 +123,12 @@ export class Guest {
   }
 }
 
-function settings(config, classes, count) {
+function settings(config, training, count) {
   const batchSize = config.batch_size ?? 32;
   const epochs = config.max_epochs ?? 1;
   const most = config.max_updates ?? Infinity;
   const steps = Math.min(most, epochs * Math.ceil(count / batchSize));
-  return { batchSize, epochs, most, steps, lr: config.lr, classes };
+  return { batchSize, epochs, most, steps, lr: config.lr ?? training.lr, classes: training.classes };
 }
 
 /** Whether the node couldn't be asked at all: what browsers say for that. */

@@ -16,7 +16,8 @@ function invitation() {
   if (location.hash) history.replaceState(null, '', location.pathname + location.search);
   const kept = JSON.parse(sessionStorage.getItem(KEPT) ?? 'null');
   if (!given.name) return kept;
-  const wanted = { ...given, features: Number(given.features), classes: Number(given.classes) };
+  const wanted = { ...given };
+  for (const key of ['features', 'classes', 'lr']) wanted[key] = Number(given[key] ?? 0);
   return kept && kept.token === wanted.token ? kept : wanted;
 }
 

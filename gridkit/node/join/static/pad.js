@@ -48,6 +48,7 @@ export class Pad {
     this.canvas.focus({ preventScroll: true });
     this.canvas.setPointerCapture(event.pointerId);
     this.last = this.#place(event);
+    this.cursor.classList.remove('keys');
     this.#line(this.last, this.last);
   }
 
@@ -76,6 +77,7 @@ export class Pad {
       return;
     }
     event.preventDefault();
+    this.cursor.classList.add('keys');
     this.#showCursor();
   }
 
