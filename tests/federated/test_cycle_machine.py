@@ -76,7 +76,7 @@ class Histories(RuleBasedStateMachine):
                 assert answer.request_key == known.request_key, "asked again, got another key"
             else:
                 assert fit, "a worker has work that it may not have"
-                enough = self._here(before.sequence) >= rules.min_workers
+                enough = self._here() >= rules.min_workers
                 assert before.assignments or before.queue or enough, "too few are here"
                 if rules.pool_selection == "random":
                     assert training.now < self.drawn.pop(worker) + 60, "no place was kept for it"
@@ -90,7 +90,7 @@ class Histories(RuleBasedStateMachine):
         assert (answer.retry_after is None) == for_good
         assert answer.retry_after is None or answer.retry_after > 0
         if answer.code == "TOO_FEW_WORKERS":
-            assert self._here(before.sequence) < rules.min_workers
+            assert self._here() < rules.min_workers
         if answer.code == "TOO_SLOW":
             assert slow and str(upload)[0] in answer.reason and "2" in answer.reason
         if answer.code == "COOLING_DOWN":
@@ -103,9 +103,9 @@ class Histories(RuleBasedStateMachine):
         pause = max(1, self.training.rules.do_not_reuse_workers_until_cycle)
         return worker in self.counted and sequence < self.counted[worker] + pause
 
-    def _here(self, sequence: int) -> int:
-        """Workers that asked in the last minute, and may have work of this cycle."""
-        return sum(self.training.now < at + 60 and not self._rests(w, sequence) for w, at in self.asks.items())
+    def _here(self) -> int:
+        """Workers that asked in the last minute, and haven't to rest since."""
+        return sum(self.training.now < at + 60 for at in self.asks.values())
 
     def _note_draws(self) -> None:
         """The draws of the last step, and whose places have lapsed with their cycle."""
@@ -141,7 +141,10 @@ class Histories(RuleBasedStateMachine):
         self._note_draws()
         (answer,) = (d for d in decisions if isinstance(d, cycle.Count | cycle.Refuse | cycle.Duplicate))
         if isinstance(answer, cycle.Count):
-            self.counted[int(event.worker.removeprefix("id-"))] = sequence
+            worker = int(event.worker.removeprefix("id-"))
+            self.counted[worker] = sequence
+            if self.training.rules.do_not_reuse_workers_until_cycle > 1:
+                self.asks.pop(worker, None)
         return answer
 
     @rule(worker=WORKERS, thief=WORKERS)
