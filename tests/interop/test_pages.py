@@ -66,8 +66,8 @@ TRY = """async (node) => {
 class Site:
     """A page on a port of its own, which is an origin of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        (folder / "index.html").write_text("<title>page</title>")
+    def __init__(self, folder: Path, page: str = "<title>page</title>") -> None:
+        (folder / "index.html").write_text(page)
 
         class Quiet(SimpleHTTPRequestHandler):
             def log_message(self, *_: Any) -> None:
