@@ -64,7 +64,7 @@ export function shrink(ink, size, side) {
   const scale = length / inner; // pixels of the drawing a cell
   const left = (box.left + box.right + 1) / 2 - (side / 2) * scale;
   const top = (box.top + box.bottom + 1) / 2 - (side / 2) * scale;
-  const points = 6; // looked at a cell and direction
+  const points = Math.max(4, Math.ceil(scale)); // looked at, a cell and direction: no pixel is left out
   for (let cell = 0; cell < small.length; cell++) {
     let sum = 0;
     for (let point = 0; point < points * points; point++) {
