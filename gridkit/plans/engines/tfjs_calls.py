@@ -179,11 +179,19 @@ class Calls:
             self._transposed[result.id] = tensor.value
         return result
 
-    def matmul(self, one: Tensor | Value, two: Tensor | Value) -> Value:
-        """A product of matrices; transpositions before it become its flags."""
-        values = [v.value if isinstance(v, Tensor) else v for v in (one, two)]
-        turned = [v.id in self._transposed for v in values]
-        return self.call("matMul", *(self._transposed.get(v.id, v) for v in values), *turned)
+    def matmul(self, one: Tensor, two: Tensor) -> Value:
+        """A product of matrices; transpositions before it become its flags.
+
+        TensorFlow.js 1.7.4 on WebGL keeps matrices in blocks of two by two and counts a block's margin in where the
+        length that is summed over is odd, also when an earlier operation left something there. Padding by nothing
+        makes the margin of one factor zero, which is enough.
+        """
+        turned = [v.value.id in self._transposed for v in (one, two)]
+        left, right = (self._transposed.get(v.value.id, v.value) for v in (one, two))
+        length = one.shape[-1]
+        if isinstance(length, Rows) or length % 2:
+            left = self.call("pad", left, ((0, 0),) * len(one.shape), 0.0)
+        return self.call("matMul", left, right, *turned)
 
     # ---- images
 

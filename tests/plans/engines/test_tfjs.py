@@ -20,6 +20,7 @@ from gridkit.plans.optim import SGD
 from gridkit.plans.plan import Plan
 from gridkit.plans.table.ops import table
 from gridkit.plans.training import training_plan
+from gridkit.wire.syft_plan import Value
 from tests.plans.plans import batch, traced
 from tests.wire.schema import Plan as Message
 
@@ -184,3 +185,12 @@ def test_translating_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], input=traced("mlp").to_bytes(), capture_output=True, check=True)
     assert int(done.stdout) == len(traced("mlp").to_tfjs())
+
+
+def test_products_over_an_odd_or_unknown_length_have_a_clean_margin() -> None:
+    """WebGL counts the margin of its blocks in; tests with a CPU can't see it."""
+    made, _ = translated(traced("mlp"))  # lengths 12, 9, 5 and the batch
+    assert made is not None
+    padded = {action.result for action in made.actions if action.command == "pad"}
+    firsts = [action.args[0] for action in made.actions if action.command == "matMul"]
+    assert [first.id in padded for first in firsts if isinstance(first, Value)] == [False, True, True, True, True]
