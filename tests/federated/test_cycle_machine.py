@@ -44,9 +44,11 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
 
 
 class Histories(RuleBasedStateMachine):
+    make = Training
+
     @initialize(config=configs())
     def host(self, config: dict[str, Any]) -> None:
-        self.training = Training(**config)
+        self.training = self.make(**config)
         self.keys: dict[int, list[str]] = {}
         self.drawn_in = 1
         self.asks: dict[int, float] = {}

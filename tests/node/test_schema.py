@@ -67,6 +67,8 @@ def make_old(database: Path) -> None:
     metadata.create_all(newest)
     later = set(sa.inspect(newest).get_table_names()) - OLD
     with sqlite3.connect(database) as c:
+        assigned = "SELECT json_group_object(worker, json(body)) FROM assignment WHERE process = process.id"
+        c.execute(f"UPDATE process SET state = json_set(state, '$.assignments', json(({assigned})))")
         for table in later:
             c.execute(f"DROP TABLE {table}")
         c.execute("DROP TABLE alembic_version")
@@ -84,6 +86,7 @@ def test_an_older_data_folder_goes_on_where_it_stood(tmp_path: Path) -> None:
         with node.http() as http:
             hosted = http.post("/model-centric/host-training", files=host_files(tiny_plan(), {"num_cycles": 2}, "old"))
         worker = RawWorker(node, hosted.json()["worker_token"], "old")
+        key = worker.ask()["request_key"]
         node.terminate()
         make_old(database)
         engine = stepped(tmp_path / "first.db", schema.BEFORE_ALEMBIC)
@@ -92,7 +95,7 @@ def test_an_older_data_folder_goes_on_where_it_stood(tmp_path: Path) -> None:
         del first["alembic_version"]
         assert shape(database) == first
         node.start()
-        assert worker.ask()["status"] == "accepted"
+        assert worker.ask()["request_key"] == key
         with node.http() as http:
             (process,) = http.get("/model-centric/processes").json()["processes"]
             assert (process["id"], process["cycle"]) == (hosted.json()["process"], 1)
