@@ -426,6 +426,20 @@ def _insert_process(
     return values["id"], ids
 
 
+_SHAPES = "send one tensor for each of the model as it was downloaded, in its order: model minus trained model"
+_ADVICE = {
+    ErrorCode.BAD_KEY: "ask for the cycle again",
+    ErrorCode.CYCLE_CLOSED: "ask for the next cycle; server_config.cycle_length and max_diffs say how soon one ends",
+    ErrorCode.ALREADY_REPORTED: "wait for the next cycle",
+    ErrorCode.COUNT_MISMATCH: _SHAPES,
+    ErrorCode.NAME_MISMATCH: _SHAPES,
+    ErrorCode.SHAPE_MISMATCH: _SHAPES,
+    ErrorCode.DTYPE_MISMATCH: _SHAPES,
+    ErrorCode.NOT_FINITE: "lower the learning rate, and look for missing values in the data",
+    ErrorCode.NORM_TOO_LARGE: "lower the learning rate or the number of updates; server_config.max_norm is the bound",
+}
+
+
 def _refused(refusal: cycle.Refuse) -> NodeError:
     kinds: dict[ErrorCode, tuple[type[NodeError], int]] = {
         ErrorCode.BAD_KEY: (AccessError, 401),
@@ -433,4 +447,4 @@ def _refused(refusal: cycle.Refuse) -> NodeError:
         ErrorCode.ALREADY_REPORTED: (ConflictError, 409),
     }
     kind, status = kinds.get(refusal.code, (NodeError, 400))
-    return kind(refusal.message, code=refusal.code, status=status)
+    return kind(refusal.message, _ADVICE.get(refusal.code), code=refusal.code, status=status)
