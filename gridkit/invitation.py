@@ -44,11 +44,12 @@ class Invitation(ShortDir):
         return f"<Invitation to {self.name!r} {self.version} for {whom}, until {self._until}, at {self.page}>"
 
     def _repr_html_(self) -> str:
+        advice = _LOCAL if self.local else _PLAIN if self.page.startswith("http:") else None
         facts = {"for": "one guest, with any browser", "until": self._until, "at": self.page}
         return card(
             f"Invitation to '{self.name}' {self.version}",
             facts,
-            tag("p", _LOCAL, style="max-width:40em") if self.local else None,
+            tag("p", advice, style="max-width:40em") if advice else None,
             self.qr(),
             tag("p", tag("a", "Open it here", href=self.url, target="_blank", rel="noopener noreferrer")),
             details("The address, to send to the guest", tag("code", self.url, style="overflow-wrap:anywhere")),
@@ -93,4 +94,8 @@ class Invitation(ShortDir):
 _LOCAL = (
     "Only this machine can open it, as the node listens to nobody else. For phones and other machines of your network: "
     'gk.launch(host="0.0.0.0"), with certfile=… and keyfile=… if others share the network.'
+)
+_PLAIN = (
+    "Without TLS everybody on the way can read and change what guest and node tell each other. For a network that "
+    "you don't trust, start the node with certfile=… and keyfile=…."
 )

@@ -175,7 +175,8 @@ def test_the_card_has_the_code_and_the_address_as_text() -> None:
     assert read.one("a")["rel"] == "noopener noreferrer"
     label = read.one("svg")["aria-label"]
     assert read.one("svg")["role"] == "img" and label is not None and "'digits' 1.0" in label and TOKEN not in label
-    assert "Only this machine" not in read.text
+    assert "Only this machine" not in read.text and "Without TLS" in read.text
+    assert "Without TLS" not in Read(invitation("https://grid.example.org/join")._repr_html_()).text
 
 
 def test_the_code_is_the_address() -> None:

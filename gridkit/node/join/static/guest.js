@@ -2,7 +2,7 @@
 
 import { batches } from './data.js';
 
-const AGAIN = 5; // seconds to the next try when the node doesn't answer
+const AGAIN = 3; // seconds to the next try when the node doesn't answer
 const TRIES = 5; // for other failures, one after the other
 const MANY = 100_000; // values of a model for which a graphics card pays
 
