@@ -278,6 +278,8 @@ class Access:
             if principal.role is Role.ANONYMOUS:
                 raise _unauthenticated(f"{operation} needs a token")
             raise _forbidden(f"a {principal.role}'s token doesn't allow {operation}")
+        if principal.once and operation != "enrol" and Role.ANONYMOUS not in rule.roles:
+            raise _forbidden(f"an invitation is good for joining a training, not for {operation}")
         if principal.scopes is not None and rule.scope is not None and rule.scope not in principal.scopes:
             raise _forbidden(f"{operation} needs a token with the scope '{rule.scope}'")
         if principal.process is not None and process is not None and process != principal.process:

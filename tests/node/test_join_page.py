@@ -161,6 +161,9 @@ def refused(answer: httpx.Response) -> bool:
 def test_an_invitation_is_good_for_one_worker(node: NodeUnderTest, host: Host) -> None:
     name = host(num_cycles=1)["name"]
     token = invite(node, name)
+    with node.http(token) as http:  # and for nothing else
+        assert http.get("/model-centric/retrieve-model", params={"name": name}).status_code == 403
+        assert http.get("/users").status_code == 403 and http.get("/status/").status_code == 200
     guest = enter(node, name, token)
     assert guest.status_code == 200
     assert refused(enter(node, name, token))
