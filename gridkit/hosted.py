@@ -42,11 +42,13 @@ class HostedTraining(ShortDir, Generic[RunT]):
         from gridkit.widgets.html import card, details, tag
 
         how = "A data holder sets GRIDKIT_TOKEN to this training's worker_token, and types:"
+        call = f"grid.invite({self.name!r}, {self.version!r})"
+        guests = tag("p", "Guests with nothing but a browser come with what ", tag("code", call), " gives.")
         facts = {"at": self._url, "status": self._progress}
         return card(
             f"Hosted training '{self.name}' {self.version}",
             facts,
-            details("How to join", how, tag("pre", self.command)),
+            details("How to join", how, tag("pre", self.command), guests),
         )
 
     @property
