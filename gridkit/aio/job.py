@@ -26,7 +26,7 @@ from gridkit.errors import UsageError
 from gridkit.plans.plan import Plan
 from gridkit.wire.state import read_state
 from gridkit.workers.job_training import Progress, Trained, train
-from gridkit.workers.settings import LocalSettings, shards
+from gridkit.workers.settings import LocalSettings, shard
 
 if TYPE_CHECKING:
     pass
@@ -161,7 +161,7 @@ class Job(ShortDir):
         A handler gets an `Accepted`, a `Rejected`, or the exception.
 
         Raises:
-            UsageError: there is no such event.
+            UsageError: there is no such event, or the handler is no function.
 
         Example:
             >>> @job.on("accepted")                                                 # doctest: +SKIP
@@ -172,6 +172,11 @@ class Job(ShortDir):
             raise UsageError(f"a job has no event {event!r}", f"use one of {', '.join(map(repr, self._handlers))}")
         if handler is None:
             return partial(self.on, event)
+        if not callable(handler):
+            raise UsageError(
+                f"the handler of {event!r} is no function: {type(handler).__name__}",
+                f"job.on({event!r}, work) names the function; work(…) would call it at once",
+            )
         self._handlers[event].append(handler)
         return handler
 
@@ -238,12 +243,18 @@ class Job(ShortDir):
                 of samples and the loss.
 
         Raises:
-            UsageError: no cycle has accepted this job; or the training is of another cycle, or was stopped.
+            UsageError: no cycle has accepted this job; or the training is of another cycle, or was stopped; or this is
+                neither.
             NodeError: the node refused the report; `code` says why (SHAPE_MISMATCH, CYCLE_CLOSED, …).
             NodeUnreachable: no answer.
         """
         cycle = self._accepted()
         if not isinstance(diff, Trained):
+            if not isinstance(diff, bytes | bytearray | memoryview):
+                raise UsageError(
+                    f"a report is a diff, as bytes, or what job.train gave, and this is a {type(diff).__name__}",
+                    "job.report(job.model.create_serialized_diff(updated_params))",
+                )
             await self._client.report_bytes(cycle, diff)
             return
         if not diff.finished:
@@ -302,7 +313,7 @@ class Job(ShortDir):
         cycle = self._accepted()
         if on_progress is not None and inspect.iscoroutinefunction(on_progress):
             raise UsageError("on_progress is a coroutine function", "pass a plain one: it is called by a thread")
-        (data,) = shards([(x, y)])
+        data = shard("the worker", x, y)
         given = {"batch_size": batch_size, "max_epochs": epochs, "max_updates": steps, "lr": lr, "seed": seed}
         given = {key: value for key, value in given.items() if value is not None}
         local = LocalSettings.from_config({**cycle.client_config, **given})

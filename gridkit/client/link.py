@@ -129,7 +129,9 @@ class Link:
             kwargs["headers"] = {**kwargs.get("headers", {}), "idempotency-key": uuid.uuid4().hex}
         for attempt in itertools.count():
             if self._http.is_closed:
-                raise NodeUnreachable(f"the session to {self.url} is closed", "gk.connect or gk.launch opens another")
+                raise NodeUnreachable(
+                    f"the session to {self.url} is closed", "gk.connect, gk.launch or gk.Syft opens another"
+                )
             try:
                 response = await self.send(method, path, **kwargs)
             except NodeUnreachable as error:

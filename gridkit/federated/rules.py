@@ -156,7 +156,7 @@ class CycleRules:
 
 
 def _wrong(key: str, value: object, reason: str) -> UsageError:
-    return UsageError(f"server_config.{key} is {str(value)[:50]!r}: {reason}", code=ErrorCode.BAD_CONFIG)
+    return UsageError(f"server_config.{key} is {repr(value)[:50]}: {reason}", code=ErrorCode.BAD_CONFIG)
 
 
 def _whole(low: int, high: int = 2**53) -> Any:
@@ -197,7 +197,7 @@ def _strategy(key: str, value: Any) -> str:
     try:
         strategies.get(value)
     except UsageError as error:
-        raise _wrong(key, value, error.message) from None
+        raise _wrong(key, value, error.hint or error.message) from None
     return value
 
 

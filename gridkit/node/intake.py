@@ -109,7 +109,7 @@ def check_diff(draft: Draft, process: Process) -> Verdict:
         try:
             source = StateReader(file)
         except WireError as error:
-            return Verdict(error.code or ErrorCode.MALFORMED, error.message)
+            return Verdict(error.code or ErrorCode.MALFORMED, f"the diff can't be read: {error.message}")
         rules = process.state.rules
         expected = [spec for spec in process.model if spec.averaged]
         return check_report(source, expected, max_norm=rules.max_norm, usual_norm=cycle.usual_norm(process.state))

@@ -427,6 +427,7 @@ def _insert_process(
 
 
 _SHAPES = "send one tensor for each of the model as it was downloaded, in its order: model minus trained model"
+_STATE = "send a State message, as job.model.create_serialized_diff makes one"
 _ADVICE = {
     ErrorCode.BAD_KEY: "ask for the cycle again",
     ErrorCode.CYCLE_CLOSED: "ask for the next cycle; server_config.cycle_length and max_diffs say how soon one ends",
@@ -435,6 +436,8 @@ _ADVICE = {
     ErrorCode.NAME_MISMATCH: _SHAPES,
     ErrorCode.SHAPE_MISMATCH: _SHAPES,
     ErrorCode.DTYPE_MISMATCH: _SHAPES,
+    ErrorCode.MALFORMED: _STATE,
+    ErrorCode.UNSAFE_FORMAT: _STATE,
     ErrorCode.NOT_FINITE: "lower the learning rate, and look for missing values in the data",
     ErrorCode.NORM_TOO_LARGE: "lower the learning rate or the number of updates; server_config.max_norm is the bound",
 }

@@ -61,6 +61,8 @@ def averaging_plan(
     Bartlett, "Byzantine-robust distributed learning: towards optimal statistical rates", ICML 2018.
     """
     names = ITERATIVE if iterative else AT_ONCE
+    if isinstance(rule, Plan):
+        raise UsageError(f"{rule.name!r} is a plan already", "pass it as it is, or its function here")
     _check_arguments(rule, names)
     size = _averaged(model)
     specs = (Spec(shape, torch.float32) for shape in shapes(size, iterative))

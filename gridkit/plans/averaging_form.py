@@ -103,5 +103,6 @@ def check_round(plan: Plan, reports: int, budget: int = DEFAULT_BUDGET) -> None:
         got = f"{result.dtype}{list(result.shape)}" if isinstance(result, Meta) else "a number"
         raise PlanError(
             f"the averaging plan {plan.name!r} gives {got} for {reports} reports, expected float32[{size}]",
+            None if is_iterative(plan) else "reduce over the reports alone, as updates.mean(0) does",
             code=ErrorCode.SHAPE_MISMATCH,
         )

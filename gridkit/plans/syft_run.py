@@ -28,6 +28,12 @@ def execute(plan: Plan, data: Sequence[Any]) -> list[torch.Tensor]:
             f"plan {plan.name!r} takes {len(plan.inputs)} arguments, got {len(data)}",
             f"plan.execute(job.worker, {names}, *model.params)",
         )
+    classes = plan.inputs[1].shape[1]
+    if np.ndim(data[1]) == 1:
+        raise UsageError(
+            f"y is {list(np.shape(data[1]))}, and plan {plan.name!r} takes it one-hot: [B, {classes}]",
+            f"torch.nn.functional.one_hot(y, {classes}).float() makes that of classes",
+        )
     return plan.run([_value(i, given) for i, given in zip(plan.inputs, data, strict=True)])
 
 

@@ -60,6 +60,7 @@ def draw(frame: pd.DataFrame, title: str, ax: Axes | None = None, metrics: Seque
     for name in metrics:
         if name not in frame.columns:
             raise UsageError(f"there is no metric {name!r}", f"use some of: {', '.join(frame.columns)}")
+    given = ax
     if ax is None:
         from matplotlib import pyplot
 
@@ -80,7 +81,24 @@ def draw(frame: pd.DataFrame, title: str, ax: Axes | None = None, metrics: Seque
         for text in legend.get_texts():
             text.set_parse_math(False)
     ax.grid(alpha=0.3)
+    if given is None:
+        _say_what_is_missing(ax, frame[metrics])
     return ax
+
+
+def _say_what_is_missing(ax: Axes, drawn: pd.DataFrame) -> None:
+    """A picture without a point would have rounds from -0.04 to 0.04."""
+    if not drawn.notna().any(axis=None):
+        ax.set(xticks=[], yticks=[])
+        if not drawn.empty:  # workers of the syft family send a diff and no more
+            ax.text(
+                0.5,
+                0.5,
+                "no loss was reported" if list(drawn) == ["loss"] else "no values were reported",
+                ha="center",
+                va="center",
+                transform=ax.transAxes,
+            )
 
 
 def live_picture(frame: pd.DataFrame, title: str) -> Html:
@@ -88,8 +106,7 @@ def live_picture(frame: pd.DataFrame, title: str) -> Html:
     figure = PageFigure(figsize=SIZE)
     # Room for labels of a fixed size: to have matplotlib find out how much they need takes half of the time.
     ax = draw(frame, title, figure.subplots(gridspec_kw={"left": 0.12, "right": 0.98, "bottom": 0.15, "top": 0.91}))
-    if frame.empty:
-        ax.set(xticks=[], yticks=[])  # else it had rounds from -0.04 to 0.04
+    _say_what_is_missing(ax, frame[shown_metrics(frame)])
     return figure.to_svg()
 
 

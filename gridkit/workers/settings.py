@@ -80,24 +80,31 @@ def shards(clients: Sequence[tuple[Any, Any]]) -> list[tuple[Array, Array]]:
     """
     if not len(clients):
         raise UsageError("there are no clients", "pass clients=[(x, y), …]")
-    return [_shard(place, client) for place, client in enumerate(clients)]
+    found = []
+    for place, client in enumerate(clients):
+        try:
+            x, y = client
+        except (TypeError, ValueError):
+            raise UsageError(f"client {place} isn't a pair", "pass clients=[(x, y), …]") from None
+        found.append(shard(f"client {place}", x, y))
+    return found
 
 
-def _shard(place: int, client: Any) -> tuple[Array, Array]:
-    try:
-        x, y = client
-    except (TypeError, ValueError):
-        raise UsageError(f"client {place} isn't a pair", "pass clients=[(x, y), …]") from None
+def shard(who: str, x: Any, y: Any) -> tuple[Array, Array]:
+    """One client's data as arrays, with equal first dimensions.
+
+    Raises:
+        UsageError: naming `who`.
+    """
     x, y = _array(x), _array(y)
     if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
         raise UsageError(
-            f"client {place} has x of shape {list(x.shape)} and y of shape {list(y.shape)}",
-            "give each client as many labels as samples",
+            f"{who} has x of shape {list(x.shape)} and y of shape {list(y.shape)}", "give each sample a label"
         )
     if len(x) == 0:
-        raise UsageError(f"client {place} has no samples", "leave it out")
+        raise UsageError(f"{who} has no samples", "leave it out")
     if x.dtype == object or y.dtype == object:
-        raise UsageError(f"client {place} holds Python objects, not numbers", "convert them to arrays of numbers")
+        raise UsageError(f"{who} holds Python objects, not numbers", "convert them to arrays of numbers")
     return x, y
 
 
@@ -112,7 +119,13 @@ def start_state(model: nn.Module, plan: Plan) -> dict[str, Array]:
 
     Raises:
         PlanError: the plan was traced from another model; names the first tensor that differs.
+        UsageError: one of them is something else.
     """
+    if not hasattr(model, "state_dict") or not isinstance(plan, Plan):
+        raise UsageError(
+            f"a training takes a model and a plan, and these are a {type(model).__name__} and a {type(plan).__name__}",
+            "pass the torch.nn.Module first, then what gk.training_plan made of it",
+        )
     state = {name: tensor.detach().cpu().numpy().copy() for name, tensor in model.state_dict().items()}
     for spec in plan.state:
         array = state.get(spec.name)
@@ -154,7 +167,16 @@ def configurations(
 
 
 def averaging_config(plan: Plan | None) -> dict[str, Any]:
-    """What a `server_config` says of an averaging plan."""
+    """What a `server_config` says of an averaging plan.
+
+    Raises:
+        UsageError: it is no plan.
+    """
+    if plan is not None and not isinstance(plan, Plan):
+        raise UsageError(
+            f"averaging_plan is a {type(plan).__name__}, not a plan",
+            "averaging_plan=gk.averaging_plan(rule, model) makes one of a function",
+        )
     return {"iterative_plan": True} if plan is not None and is_iterative(plan) else {}
 
 

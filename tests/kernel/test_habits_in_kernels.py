@@ -202,7 +202,7 @@ def test_connecting_again_and_again_leaks_nothing(kernel: Kernel) -> None:
     shown = failed(kernel, "list(first.runs)")
     assert shown == [
         f"NodeUnreachable: the session to {kernel.run('print(grid.url)').text.strip()} is closed",
-        "Try: gk.connect or gk.launch opens another",
+        "Try: gk.connect, gk.launch or gk.Syft opens another",
     ]
 
 

@@ -106,6 +106,7 @@ REFUSED: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (lambda updates, n: (updates.mean(0), n), {}, PlanError, "gives 2 tensors"),
     (lambda updates, n: 1.0, {}, PlanError, "the function gave float"),
     (shuffled, {}, PlanError, "draws random numbers"),
+    (gk.averaging_plan(mean, MODEL), {}, UsageError, "'mean' is a plan already"),
     (lambda updates, n: updates[: len(updates) // 2].mean(0), {}, PlanError, "take the number.*updates.shape"),
     (lambda updates, n: updates[int(n.argmax())], {}, PlanError, "reads a tensor's value"),
 ]

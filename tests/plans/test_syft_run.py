@@ -72,7 +72,7 @@ def test_numbers_may_be_tensors_and_tensors_may_be_arrays() -> None:
     [
         ((), "takes 8 arguments, got 0"),
         ((X, ONE_HOT, 21, 0.1, *PARAMS, 1), "takes 8 arguments, got 9"),
-        ((X, Y, 21, 0.1, *PARAMS), "y"),
+        ((X, Y, 21, 0.1, *PARAMS), r"y is \[21\], and .* one-hot: .*\nTry: torch.nn.functional.one_hot"),
         ((X[:, :5], ONE_HOT, 21, 0.1, *PARAMS), "X"),
         ((X, ONE_HOT, 21, [0.1, 0.2], *PARAMS), "lr"),
         ((X, ONE_HOT, 21, "fast", *PARAMS), "lr"),

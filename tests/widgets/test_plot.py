@@ -61,6 +61,13 @@ def test_text_and_axes_have_the_colour_of_the_page_and_no_ground_is_painted() ->
     assert "<style" not in svg and "<script" not in svg
 
 
+def test_a_training_without_a_loss_says_so_in_place_of_made_up_axes() -> None:
+    """Workers of the syft family report a diff and no more."""
+    silent = frame(3)[["loss"]].assign(loss=np.nan)
+    assert texts(live_picture(silent, "guests 1.0")) == ["round", "no loss was reported", "guests 1.0", "loss"]
+    assert "no loss was reported" not in texts(live_picture(silent[:0], "guests 1.0"))  # nothing can be said yet
+
+
 def test_lines_differ_by_more_than_colour() -> None:
     svg = live_picture(frame(5), "digits 1.0")
     lines = [node for node in parsed(svg).iter("path") if node.get("stroke") in PALETTE and node.get("fill") is None]
