@@ -36,6 +36,9 @@ _WHERE = {
     "Syft": "gridkit.syft",
     "Job": "gridkit.syft",
     "SyftModel": "gridkit.syft",
+    "serve_participant": "gridkit.participant",
+    "ClientServerHandler": "gridkit.client.push_listener",
+    "Communication": "gridkit.client.push_listener",
     "GridkitError": "gridkit.errors",
 }
 _MODULES = ("aio", "errors", "options")
@@ -46,8 +49,11 @@ if TYPE_CHECKING:  # `as`: that a type checker takes them for public
     from gridkit import aio as aio
     from gridkit import errors as errors
     from gridkit import options as options
+    from gridkit.client.push_listener import ClientServerHandler as ClientServerHandler
+    from gridkit.client.push_listener import Communication as Communication
     from gridkit.errors import GridkitError as GridkitError
     from gridkit.grid import Grid as Grid
+    from gridkit.participant import serve_participant as serve_participant
     from gridkit.plans.averaging import averaging_plan as averaging_plan
     from gridkit.plans.function import plan as plan
     from gridkit.plans.function import spec as spec

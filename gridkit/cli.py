@@ -1,4 +1,4 @@
-"""The command `gridkit`: node, worker, demo, lab."""
+"""The command `gridkit`: node, worker, participant, demo, lab."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -69,6 +70,21 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument("--label", help="how this worker is called in reports")
     worker.add_argument("--token-file", type=Path, help="file with the worker's token (mode 0600)")
     worker.set_defaults(command=_worker)
+
+    participant = commands.add_parser(
+        "participant",
+        help="listen for a node that calls, and train then",
+        description="Train with the functions train and test of a script when a node says so, until SIGTERM.",
+    )
+    participant.add_argument("--node", required=True, metavar="URL", help="such as http://host:5000/push")
+    participant.add_argument("--script", type=Path, required=True, help="Python file with functions train and test")
+    participant.add_argument("--host", default="127.0.0.1", help="interface to listen on (default: this machine only)")
+    participant.add_argument("--port", type=int, default=8101, help="0 takes a free one")
+    participant.add_argument("--user", help="name of the account at the node; its password is the token")
+    participant.add_argument("--token-file", type=Path, help="file with the token (mode 0600); or GRIDKIT_TOKEN")
+    secret = "file with the secret shared with the node (mode 0600); or GRIDKIT_SECRET"
+    participant.add_argument("--secret-file", type=Path, help=secret)
+    participant.set_defaults(command=_participant)
 
     for name, text in (("demo", "run the main job on real data"), ("lab", "open JupyterLab on the notebooks")):
         module = importlib.import_module(f"gridkit.{name}")
@@ -147,9 +163,30 @@ def _identity_file(options: argparse.Namespace) -> Path:
     return state / "gridkit" / "workers" / f"{hashlib.sha256(names.encode()).hexdigest()[:32]}.json"
 
 
-def _token(file: Path | None) -> str | None:
+def _participant(options: argparse.Namespace) -> int:
+    import runpy
+
+    from gridkit.participant import serve_participant
+
+    token, secret = _token(options.token_file), _token(options.secret_file, "GRIDKIT_SECRET")
+    if options.user is not None and token is None:
+        raise UsageError(f"there is no password for {options.user}", "set GRIDKIT_TOKEN, or pass --token-file")
+    if not options.script.is_file():
+        raise UsageError(f"there is no script {options.script}", "pass a Python file with functions train and test")
+    names = runpy.run_path(str(options.script))
+    if missing := [name for name in ("train", "test") if name not in names]:
+        raise UsageError(f"{options.script} has no function {missing[0]}", f"define {missing[0]}(state, task) there")
+    login = {"token": token} if options.user is None else {"user": options.user, "password": token}
+    given = {"node": options.node, "host": options.host, "port": options.port, "secret": secret, **login}
+    with serve_participant(train=names["train"], test=names["test"], **given) as participant:
+        print(f"gridkit participant ready at {participant.url}", flush=True)
+        threading.Event().wait()
+    return 0
+
+
+def _token(file: Path | None, variable: str = "GRIDKIT_TOKEN") -> str | None:
     if file is None:
-        return os.environ.get("GRIDKIT_TOKEN") or None
+        return os.environ.get(variable) or None
     if file.stat().st_mode & 0o077:
         raise UsageError(f"{file} can be read by others", f"chmod 600 {file}")
     return file.read_text().strip()

@@ -21,6 +21,8 @@ from gridkit.aio.job import Job as Job
 from gridkit.aio.job_model import SyftModel as SyftModel
 from gridkit.aio.models import Models
 from gridkit.aio.nodes import Nodes
+from gridkit.aio.participant import PushParticipant as PushParticipant
+from gridkit.aio.participant import serve_participant as serve_participant
 from gridkit.aio.syft import Syft as Syft
 from gridkit.aio.trainings import RunT
 from gridkit.aio.websocket_grid import WebsocketGridClient as WebsocketGridClient

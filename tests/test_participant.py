@@ -1,0 +1,369 @@
+"""`gk.serve_participant` against a push node in this process, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import gridkit as gk
+from gridkit.errors import UsageError
+from gridkit.participant import PushTask
+from gridkit.wire.notifications import signed
+from gridkit.wire.state import pack_state, read_state
+from tests.push_node import SECRET, PushNode, packed, post, unpacked
+from tests.support import wait_for
+
+MODEL = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "steps": np.array(3, np.int64)}
+USERS = {"one": "1 password", "two": "2 password"}
+State = dict[str, torch.Tensor]
+
+
+class Hospital:
+    """What a participant's functions see; `gate` holds them up."""
+
+    def __init__(self, samples: int = 10, step: float = 1.0) -> None:
+        self.samples, self.step = samples, step
+        self.calls: list[tuple[str, int]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.threads: set[str] = set()
+        self.stopped: list[bool] = []
+        self.fail: BaseException | None = None
+
+    def train(self, state: State, task: PushTask) -> Any:
+        self._called("train", task)
+        return {**state, "w": state["w"] + self.step}, self.samples, {"loss": 0.5}
+
+    def test(self, state: State, task: PushTask) -> dict[str, float]:
+        self._called("test", task)
+        return {"mean": float(state["w"].mean()), "accuracy": 0.25}
+
+    def _called(self, name: str, task: PushTask) -> None:
+        self.calls.append((name, task.round))
+        self.threads.add(threading.current_thread().name)
+        while not self.gate.wait(0.01) and not task.stopped:
+            pass
+        self.stopped.append(task.stopped)
+        if self.fail is not None:
+            raise self.fail
+
+
+@pytest.fixture
+def node() -> Iterator[PushNode]:
+    with PushNode(packed(MODEL), USERS).running() as node:
+        yield node
+
+
+Serve = Callable[..., Any]
+
+
+@pytest.fixture
+def serve(node: PushNode) -> Iterator[Serve]:
+    made = []
+
+    def serve(hospital: Hospital, user: str = "one", **arguments: Any) -> Any:
+        given = {"user": user, "password": USERS[user], "secret": SECRET, "port": 0, **arguments}
+        made.append(gk.serve_participant(train=hospital.train, test=hospital.test, node=node.url, **given))
+        return made[-1]
+
+    yield serve
+    for participant in made:
+        participant.close()
+
+
+def done(participant: Any, what: str) -> bool:
+    return any(what in row.what for row in participant.history)
+
+
+def test_a_training_of_two_participants(node: PushNode, serve: Serve) -> None:
+    hospitals = [Hospital(10, 1.0), Hospital(30, 3.0)]
+    participants = [serve(h, user) for h, user in zip(hospitals, USERS, strict=True)]
+    endpoints = [p.url for p in participants]
+    assert [node.notify(e, "TRAINING_START") for e in endpoints] == [200, 200]
+    for round in range(2):
+        node.open_round = round
+        before = unpacked(node.model)
+        assert [node.notify(e, "UPDATE_ROUND_START", round) for e in endpoints] == [202, 202]
+        wait_for(lambda r=round: len(node.uploads) == 2 * (r + 1), what="the updates")
+        latest = node.uploads[-2:]
+        assert {(u["user"], u["samples"]) for u in latest} == {("one", 10), ("two", 30)}
+        assert all(u["metrics"] == {"loss": "0.5"} and u["round"] == round for u in latest)
+        mean = sum(u["samples"] * unpacked(u["model"])["w"] for u in latest) / 40
+        np.testing.assert_allclose(mean, before["w"] + 2.5)
+        assert all(unpacked(u["model"])["steps"] == 3 for u in latest)
+        node.model = packed({"w": mean.astype(np.float32), "steps": before["steps"]})
+        # A numeric string is a round too.
+        assert [node.notify(e, "MODEL_TEST_ROUND", str(round + 1)) for e in endpoints] == [202, 202]
+        wait_for(lambda r=round: len(node.metrics) == 2 * (r + 1), what="the metrics")
+        assert dict(node.metrics[-2:])["one"] == {"mean": str(float(mean.mean())), "accuracy": "0.25"}
+    assert [node.notify(e, "TRAINING_FINISHED") for e in endpoints] == [200, 200]
+    for hospital, participant in zip(hospitals, participants, strict=True):
+        assert hospital.calls == [("train", 0), ("test", 1), ("train", 1), ("test", 2)]
+        assert hospital.threads == {"gridkit-participant"}
+        wait_for(lambda p=participant: done(p, "finished"))
+        assert "finished" in repr(participant) and USERS["one"] not in repr(participant)
+
+
+def test_the_cell_and_the_listener_are_free_while_it_trains(node: PushNode, serve: Serve) -> None:
+    hospital = Hospital()
+    hospital.gate.clear()
+    participant = serve(hospital)  # returns though nothing has happened
+    assert node.notify(participant.url, "UPDATE_ROUND_START", 0) == 202  # before the start, as nodes may send them
+    wait_for(lambda: hospital.calls)
+    assert node.notify(participant.url, "TRAINING_START") == 200
+    assert node.notify(participant.url, "MODEL_TEST_ROUND", 1) == 202
+    assert hospital.calls == [("train", 0)] and node.uploads == []
+    hospital.gate.set()
+    wait_for(lambda: node.metrics)
+    assert hospital.calls == [("train", 0), ("test", 1)]
+
+
+def test_r1_a_round_that_is_told_again_is_trained_once(node: PushNode, serve: Serve) -> None:
+    hospital = Hospital()
+    hospital.gate.clear()
+    url = serve(hospital).url
+    again = [threading.Thread(target=node.notify, args=(url, "UPDATE_ROUND_START", 0)) for _ in range(8)]
+    for thread in again:
+        thread.start()
+    for thread in again:
+        thread.join()
+    for round in (1, 0, 1, 2, 2):  # in order, once; what is older than what came isn't news
+        assert node.notify(url, "UPDATE_ROUND_START", round) == 202
+        assert node.notify(url, "MODEL_TEST_ROUND", round + 1) == 202
+    hospital.gate.set()
+    wait_for(lambda: len(node.uploads) == 3 and len(node.metrics) == 2)
+    assert node.notify(url, "UPDATE_ROUND_START", 2) == 202  # long after it was done
+    assert node.notify(url, "TRAINING_FINISHED") == 200
+    assert node.notify(url, "UPDATE_ROUND_START", 7) == 202  # after the end
+    assert hospital.calls == [("train", 0), ("train", 1), ("test", 2), ("train", 2), ("test", 3)]
+    assert [u["round"] for u in node.uploads] == [0, 1, 2]
+
+
+def test_the_end_stops_what_runs_and_what_waits(node: PushNode, serve: Serve) -> None:
+    hospital = Hospital()
+    hospital.gate.clear()
+    participant = serve(hospital)
+    node.notify(participant.url, "UPDATE_ROUND_START", 0)
+    node.notify(participant.url, "MODEL_TEST_ROUND", 1)
+    wait_for(lambda: hospital.calls)
+    assert [node.notify(participant.url, "TRAINING_FINISHED") for _ in range(2)] == [200, 200]
+    wait_for(lambda: done(participant, "given up"))
+    assert hospital.stopped == [True] and hospital.calls == [("train", 0)] and node.uploads == []
+    assert sum(row.what == "finished" for row in participant.history) == 1
+    hospital.gate.set()
+    node.training = uuid.uuid4()  # another training, of the same participant
+    node.notify(participant.url, "UPDATE_ROUND_START", 0)
+    wait_for(lambda: node.uploads)
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("the\nscanner is off"), SystemExit(3)])
+def test_a_round_that_fails_is_logged_and_told_when_asked_again(
+    node: PushNode, serve: Serve, caplog: pytest.LogCaptureFixture, failure: BaseException
+) -> None:
+    hospital = Hospital()
+    hospital.fail = failure
+    participant = serve(hospital)
+    assert node.notify(participant.url, "UPDATE_ROUND_START", 0) == 202
+    wait_for(lambda: done(participant, "failed"))
+    assert f"in {hospital._called.__name__}" in caplog.text and str(failure) in caplog.text  # the traceback
+    assert node.notify(participant.url, "UPDATE_ROUND_START", 0) == 500
+    assert "failed here" in caplog.text and len(hospital.calls) == 1
+    hospital.fail = None
+    assert node.notify(participant.url, "UPDATE_ROUND_START", 1) == 202  # the next goes well
+    wait_for(lambda: node.uploads)
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        None,
+        ({}, 3, {}),
+        ({"w": torch.zeros(3, 2), "steps": torch.tensor(3)}, 3, {}),
+        ({"w": torch.zeros(2, 3, dtype=torch.float64), "steps": torch.tensor(3)}, 3, {}),
+        ({"w": "zeros", "steps": torch.tensor(3)}, 3, {}),
+        ({name: torch.tensor(a) for name, a in MODEL.items()}, 0, {}),
+        ({name: torch.tensor(a) for name, a in MODEL.items()}, True, {}),
+        ({name: torch.tensor(a) for name, a in MODEL.items()}, 3, {"loss": "low"}),
+        ({name: torch.tensor(a) for name, a in MODEL.items()}, 3, 0.5),
+    ],
+)
+def test_what_is_no_update_is_not_sent(node: PushNode, serve: Serve, returned: Any) -> None:
+    hospital = Hospital()
+    hospital.train = lambda state, task: returned  # type: ignore[method-assign]
+    participant = serve(hospital)
+    node.notify(participant.url, "UPDATE_ROUND_START", 0)
+    wait_for(lambda: done(participant, "failed: "))
+    assert node.uploads == []
+
+
+def test_a_late_update_is_refused_and_an_unready_node_is_waited_for(node: PushNode, serve: Serve) -> None:
+    hospital = Hospital()
+    participant = serve(hospital)
+    node.open_round, node.refusals = 1, [503, 503]
+    node.notify(participant.url, "UPDATE_ROUND_START", 0)
+    wait_for(lambda: done(participant, "round 0 of training"))
+    wait_for(lambda: done(participant, "failed"))
+    node.notify(participant.url, "UPDATE_ROUND_START", 1)
+    wait_for(lambda: node.uploads)
+    assert hospital.calls == [("train", 0), ("train", 1)] and node.refusals == []
+
+
+def test_the_format_that_came_goes_back(node: PushNode, serve: Serve) -> None:
+    node.model = pack_state(MODEL)
+    node.notify(serve(Hospital()).url, "UPDATE_ROUND_START", 0)
+    wait_for(lambda: node.uploads)
+    np.testing.assert_array_equal(read_state(node.uploads[0]["model"])["w"], MODEL["w"] + 1)
+
+
+def test_s1_a_bomb_that_comes_down_does_nothing(node: PushNode, serve: Serve, tmp_path: Path) -> None:
+    sentinel = tmp_path / "sentinel"
+
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(sentinel),)
+
+    path = tmp_path / "bomb.pt"
+    for protocol in (0, 2, 4):
+        path.write_bytes(pickle.dumps(Bomb(), protocol))
+        _refused(node, serve, path.read_bytes())
+    for zipped in (True, False):
+        torch.save({"w": Bomb()}, path, _use_new_zipfile_serialization=zipped)
+        _refused(node, serve, path.read_bytes())
+    assert not sentinel.exists()
+
+
+def _refused(node: PushNode, serve: Serve, model: bytes) -> None:
+    hospital = Hospital()
+    participant = serve(hospital)
+    node.model = model
+    node.notify(participant.url, "UPDATE_ROUND_START", 0)
+    wait_for(lambda: done(participant, "failed: WireError"))
+    assert hospital.calls == [] and node.uploads == []
+    participant.close()
+
+
+def test_r3_who_has_not_the_secret_starts_nothing(
+    node: PushNode, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    hospital = Hospital()
+    url = serve(hospital).url
+    assert node.notify(url, "UPDATE_ROUND_START", 0, secret=None) == 401
+    assert node.notify(url, "UPDATE_ROUND_START", 0, secret="guessed, but not right") == 401
+    body = node.body("TRAINING_START")
+    headers = signed(SECRET, body)
+    assert [post(url, body, None, headers) for _ in range(2)] == [200, 401]  # said again by somebody
+    assert hospital.calls == [] and node.downloads == 0
+    assert "isn't signed" in caplog.text and SECRET not in caplog.text
+
+
+def test_without_a_secret_there_is_a_warning_and_pages_are_refused(node: PushNode, serve: Serve) -> None:
+    with pytest.warns(UserWarning, match="believes everybody") as warned:
+        url = serve(Hospital(), secret=None).url
+    assert warned[0].filename == __file__
+    assert post(url, node.body("TRAINING_START"), None, {"Origin": "http://evil.example"}) == 403
+    assert node.notify(url, "TRAINING_START", secret=None) == 200
+
+
+def test_a_communication_of_ones_own(node: PushNode, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[Any] = []
+
+    class Watched(gk.Communication):
+        @classmethod
+        def end_training(cls, training_id: uuid.UUID, model_id: uuid.UUID) -> None:
+            seen.append((training_id, model_id))
+            super().end_training(training_id, model_id)
+
+        @classmethod
+        def unknown_message(cls, message_type: str, training_id: uuid.UUID, data: Any) -> int:
+            seen.append((message_type, training_id, data))
+            return 418
+
+    participant = serve(Hospital(), communication=Watched)
+    assert post(participant.url, node.body("LUNCH", data={"at": 12})) == 418
+    assert node.notify(participant.url, "TRAINING_FINISHED") == 200
+    assert seen == [("LUNCH", node.training, {"at": 12}), (node.training, node.model_id)]
+    assert done(participant, "finished") and Watched.receiver is None
+
+
+def test_bad_arguments_change_nothing(node: PushNode, serve: Serve) -> None:
+    before = threading.active_count()
+    taken = serve(Hospital())
+    for wrong in (
+        {"port": int(taken.url.rstrip("/").rpartition(":")[2])},
+        {"port": 70000},
+        {"secret": "short"},
+        {"train": 3},
+        {"test": None},
+        {"node": "ftp://node"},
+        {"password": None},
+        {"token": "as well"},
+    ):
+        hospital = Hospital()
+        given: dict[str, Any] = {"train": hospital.train, "test": hospital.test, "node": node.url, "port": 0}
+        given |= {"user": "one", "password": "p", "secret": SECRET, **wrong}
+        with pytest.raises(UsageError):
+            gk.serve_participant(**given)
+    taken.close()
+    taken.close()
+    wait_for(lambda: threading.active_count() <= before + 1)  # one is gridkit's own, for the network
+    with pytest.raises(ConnectionError):
+        node.notify(taken.url, "TRAINING_START")
+
+
+def test_the_async_one(node: PushNode) -> None:
+    async def main() -> None:
+        hospital = Hospital()
+        given: dict[str, Any] = {"node": node.url, "port": 0, "user": "one", "password": USERS["one"], "secret": SECRET}
+        async with await gk.aio.serve_participant(train=hospital.train, test=hospital.test, **given) as participant:
+            assert await asyncio.to_thread(node.notify, participant.url, "UPDATE_ROUND_START", 0) == 202
+            while not node.uploads:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+
+
+SCRIPT = """
+def train(state, task):
+    print("training", task.round, flush=True)
+    state["w"] += 2
+    return state, 4, {"loss": 0.1}
+
+def test(state, task):
+    return {"accuracy": 1.0}
+"""
+
+
+def test_the_command(node: PushNode, tmp_path: Path) -> None:
+    script, secret = tmp_path / "train.py", tmp_path / "secret"
+    script.write_text(SCRIPT)
+    secret.write_text(SECRET + "\n")
+    secret.chmod(0o600)
+    command = [sys.executable, "-m", "gridkit", "participant", "--node", node.url, "--script", str(script)]
+    command += ["--port", "0", "--user", "two", "--secret-file", str(secret)]
+    environment = {**os.environ, "GRIDKIT_TOKEN": USERS["two"]}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().rpartition(" ")[2].strip()
+        assert node.notify(url, "UPDATE_ROUND_START", 0) == 202
+        assert process.stdout.readline() == "training 0\n"
+        wait_for(lambda: node.uploads)
+        np.testing.assert_array_equal(unpacked(node.uploads[0]["model"])["w"], MODEL["w"] + 2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+    finally:
+        process.kill()
+        process.wait()
