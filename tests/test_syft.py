@@ -467,42 +467,6 @@ def test_m1_m2_what_no_model_can_take_is_refused(client: gk.Syft, host: Host, di
     assert error.code == code and error.hint
 
 
-@pytest.mark.parametrize("diff", ["AAAA", [np.zeros(3)], None], ids=["text", "tensors", "nothing"])
-def test_a_report_is_a_diff_or_a_training(client: gk.Syft, host: Host, diff: Any) -> None:
-    job = job_of(client, host())
-    job.start()
-    with pytest.raises(UsageError, match=f"this is a {type(diff).__name__}\nTry: .*create_serialized_diff"):
-        job.report(diff)
-
-
-def test_a_jobs_mistakes_are_told_as_the_workers(client: gk.Syft, host: Host) -> None:
-    job = job_of(client, host())
-    with pytest.raises(UsageError, match="handler of 'accepted' is no function: int"):
-        job.on("accepted", 5)  # type: ignore[arg-type]
-    job.start()
-    for x, y, message in ((X, Y[:3], "the worker has x of shape"), (X[:0], Y[:0], "the worker has no samples")):
-        with pytest.raises(UsageError, match=message):
-            job.train(x, y)
-
-
-@pytest.mark.parametrize(
-    ("model", "plan", "more", "message"),
-    [
-        (PLAN, MODEL, {}, "these are a Plan and a "),
-        (MODEL, PLAN, {"averaging_plan": max}, "averaging_plan is a builtin_function.*\nTry: .*gk.averaging_plan"),
-        (MODEL, PLAN, {"server_config": {"strategy": "luck"}}, "strategy is 'luck': use one of: fedavg"),
-        (MODEL, PLAN, {"server_config": {"min_diffs": 3, "max_diffs": 2}}, "min_diffs is 3: max_diffs is only 2"),
-    ],
-    ids=["swapped", "a function", "strategy", "min above max"],
-)
-def test_what_cant_be_hosted_is_told_apart(
-    grid: gk.Session, model: Any, plan: Any, more: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(gk.GridkitError, match=message):
-        grid.host_training(model, plan, name="mistakes", **more)
-    assert ("mistakes", "1.0") not in list(grid.runs)
-
-
 def test_a_diff_is_checked_before_it_is_sent(client: gk.Syft, host: Host) -> None:
     job = job_of(client, host())
     job.start()

@@ -113,6 +113,7 @@ class Job(ShortDir):
         self._say = say
         self._handlers: dict[str, list[Handler]] = {"accepted": [], "rejected": [], "error": []}
         self._cycle: Cycle | None = None
+        self._answer = "not accepted yet"
         self._arrays: dict[str, np.ndarray] = {}
         self._read_plans: dict[str, Plan] = {}
         self._speeds = (-math.inf, UNKNOWN)
@@ -124,8 +125,7 @@ class Job(ShortDir):
         self._plan_class: Callable[[Plan], Any] = JobPlan
 
     def __repr__(self) -> str:
-        doing = "not accepted yet" if self._cycle is None else f"cycle {self._cycle.sequence}"
-        return f"Job({self.model_name!r}, {self.model_version!r}, {doing})"
+        return f"Job({self.model_name!r}, {self.model_version!r}, {self._answer})"
 
     @property
     def model_name(self) -> str:
@@ -195,7 +195,8 @@ class Job(ShortDir):
         try:
             answer = await client.request_cycle(speeds=await self._measured())
             if isinstance(answer, Rejection):
-                self._log(f"rejected: {answer.reason}")
+                self._answer = f"rejected: {answer.reason}"
+                self._log(self._answer)
                 return "rejected", Rejected(self._shown, answer.timeout, answer.reason, answer.code)
             self._log(f"accepted into cycle {answer.sequence}")
             arrays = await asyncio.to_thread(read_state, await client.model(answer))
@@ -207,6 +208,7 @@ class Job(ShortDir):
             self._log(f"error: {error}")
             return "error", error
         self._cycle, self._arrays, self._read_plans = answer, arrays, plans
+        self._answer = f"cycle {answer.sequence}"
         self.model, self.client_config = model, dict(answer.client_config)
         self.plans = {name: self._plan_class(plan) for name, plan in plans.items()}
         return "accepted", Accepted(self._shown, model, self.client_config, answer.sequence)
@@ -350,7 +352,7 @@ class Job(ShortDir):
     def _accepted(self) -> Cycle:
         if self._cycle is None:
             raise UsageError(
-                f"no cycle of '{self.model_name}' has accepted this job",
+                f"no cycle of '{self.model_name}' has accepted this job ({self._answer})",
                 "start it, and do this in the handler of accepted",
             )
         return self._cycle

@@ -20,7 +20,7 @@ from gridkit.node.launch import NodeProcess
 from gridkit.plans.plan import Plan
 from gridkit.run import RunBase
 from gridkit.workers.pool import Pool
-from gridkit.workers.settings import averaging_config, configurations, shards, start_state
+from gridkit.workers.settings import LocalSettings, averaging_config, configurations, shards, start_state
 from gridkit.workers.worker import Client
 
 if TYPE_CHECKING:
@@ -69,13 +69,17 @@ class Trainings(Base, Generic[RunT]):
 
         Raises:
             ConflictError: this name and version are hosted already.
+            UsageError: naming what can't be: not a model and its plan, or a wrong value of `client_config`.
+            NodeError: naming the key of `server_config` that can't be.
 
         Example:
             >>> process = await grid.host_training(model, plan, name="digits",      # doctest: +SKIP
             ...                                    server_config={"num_cycles": 5, "min_diffs": 3, "max_diffs": 3})
         """
         rules = {**averaging_config(averaging_plan), **(server_config or {})}
-        hosted = await self._host(model, plan, name, version, dict(client_config or {}), rules, averaging_plan)
+        local = dict(client_config or {})
+        LocalSettings.from_config(local)  # here, and not at each worker
+        hosted = await self._host(model, plan, name, version, local, rules, averaging_plan)
         run = self._follow(hosted, name, version, model=model, plan=plan, rounds=rules.get("num_cycles") or None)
         return HostedTraining(self.url, name, version, hosted.worker_token, run)
 

@@ -265,7 +265,8 @@ def parse(kind: type[M], data: dict[str, Any]) -> M:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part)[:50] for part in first["loc"]) or "message"
-        reason = first["msg"].removeprefix("Value error, ")
+        unknown = first["type"] == "extra_forbidden"
+        reason = "there is no such member" if unknown else first["msg"].removeprefix("Value error, ")
         raise NodeError(f"{where}: {reason}", code=ErrorCode.BAD_REQUEST, status=400) from None
 
 

@@ -178,7 +178,7 @@ class Door:
         try:
             wish = messages.parse(Authentication, config)
         except NodeError as error:
-            raise _wrong(error.message) from None
+            raise _wrong(error.message, f"it may have: {', '.join(Authentication.model_fields)}") from None
         if not keys_of(wish) and wish.endpoint is None:
             raise _wrong("it names no secret, no pub_key and no endpoint", "leave it out, or say who signs the tokens")
         if wish.endpoint is not None:
