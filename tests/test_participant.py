@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import pickle
 import signal
@@ -186,27 +187,29 @@ def test_a_round_that_fails_is_logged_and_told_when_asked_again(
     wait_for(lambda: node.uploads)
 
 
-@pytest.mark.parametrize(
-    "returned",
-    [
+def test_what_is_no_update_is_not_sent(node: PushNode, serve: Serve) -> None:
+    tensors = {name: torch.tensor(array) for name, array in MODEL.items()}
+    wrong = [
         None,
         ({}, 3, {}),
-        ({"w": torch.zeros(3, 2), "steps": torch.tensor(3)}, 3, {}),
-        ({"w": torch.zeros(2, 3, dtype=torch.float64), "steps": torch.tensor(3)}, 3, {}),
-        ({"w": "zeros", "steps": torch.tensor(3)}, 3, {}),
-        ({name: torch.tensor(a) for name, a in MODEL.items()}, 0, {}),
-        ({name: torch.tensor(a) for name, a in MODEL.items()}, True, {}),
-        ({name: torch.tensor(a) for name, a in MODEL.items()}, 3, {"loss": "low"}),
-        ({name: torch.tensor(a) for name, a in MODEL.items()}, 3, 0.5),
-    ],
-)
-def test_what_is_no_update_is_not_sent(node: PushNode, serve: Serve, returned: Any) -> None:
+        ({**tensors, "w": torch.zeros(3, 2)}, 3, {}),
+        ({**tensors, "w": torch.zeros(2, 3, dtype=torch.float64)}, 3, {}),
+        ({**tensors, "w": "zeros"}, 3, {}),
+        ({**tensors, 7: torch.zeros(1)}, 3, {}),
+        (tensors, 0, {}),
+        (tensors, True, {}),
+        (tensors, 3, {"loss": "low"}),
+        (tensors, 3, {3: 0.5}),
+        (tensors, 3, 0.5),
+    ]
     hospital = Hospital()
-    hospital.train = lambda state, task: returned  # type: ignore[method-assign]
+    hospital.train = lambda state, task: [*wrong, (tensors, 3, {})][task.round]  # type: ignore[method-assign]
     participant = serve(hospital)
-    node.notify(participant.url, "UPDATE_ROUND_START", 0)
-    wait_for(lambda: done(participant, "failed: "))
-    assert node.uploads == []
+    for round in range(len(wrong) + 1):
+        assert node.notify(participant.url, "UPDATE_ROUND_START", round) == 202
+    wait_for(lambda: node.uploads)
+    assert [upload["round"] for upload in node.uploads] == [len(wrong)]
+    assert sum("failed: " in row.what for row in participant.history) == len(wrong)
 
 
 def test_a_late_update_is_refused_and_an_unready_node_is_waited_for(node: PushNode, serve: Serve) -> None:
@@ -214,18 +217,57 @@ def test_a_late_update_is_refused_and_an_unready_node_is_waited_for(node: PushNo
     participant = serve(hospital)
     node.open_round, node.refusals = 1, [503, 503]
     node.notify(participant.url, "UPDATE_ROUND_START", 0)
-    wait_for(lambda: done(participant, "round 0 of training"))
-    wait_for(lambda: done(participant, "failed"))
+    wait_for(lambda: done(participant, "failed: NodeError: this round is over"))
     node.notify(participant.url, "UPDATE_ROUND_START", 1)
     wait_for(lambda: node.uploads)
     assert hospital.calls == [("train", 0), ("train", 1)] and node.refusals == []
 
 
-def test_the_format_that_came_goes_back(node: PushNode, serve: Serve) -> None:
-    node.model = pack_state(MODEL)
-    node.notify(serve(Hospital()).url, "UPDATE_ROUND_START", 0)
+def saved(thing: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(thing, file)
+    return file.getvalue()
+
+
+def scripted() -> bytes:
+    class Tiny(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.tensor(MODEL["w"]))
+            self.register_buffer("steps", torch.tensor(MODEL["steps"]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.w
+
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.script(Tiny()), file)
+    return file.getvalue()
+
+
+FORMATS: dict[str, tuple[Callable[[], bytes], Callable[[bytes], Any]]] = {
+    "state dict": (
+        lambda: saved({name: torch.tensor(array) for name, array in MODEL.items()}),
+        lambda data: torch.load(io.BytesIO(data), weights_only=True),
+    ),
+    "TorchScript": (scripted, lambda data: torch.jit.load(io.BytesIO(data)).state_dict()),
+    "safetensors": (lambda: packed(MODEL), unpacked),
+    "State": (lambda: pack_state(MODEL), read_state),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_format_that_came_goes_back(node: PushNode, serve: Serve, name: str) -> None:
+    make, read = FORMATS[name]
+    node.model = make()
+    hospital = Hospital()
+    url = serve(hospital).url
+    node.notify(url, "UPDATE_ROUND_START", 0)
     wait_for(lambda: node.uploads)
-    np.testing.assert_array_equal(read_state(node.uploads[0]["model"])["w"], MODEL["w"] + 1)
+    back = read(node.uploads[0]["model"])
+    np.testing.assert_array_equal(np.asarray(back["w"]), MODEL["w"] + 1)
+    assert list(back) == list(MODEL) and int(back["steps"]) == 3
+    node.notify(url, "MODEL_TEST_ROUND", 1)
+    wait_for(lambda: node.metrics)
 
 
 def test_s1_a_bomb_that_comes_down_does_nothing(node: PushNode, serve: Serve, tmp_path: Path) -> None:
@@ -336,9 +378,12 @@ def test_the_async_one(node: PushNode) -> None:
 
 
 SCRIPT = """
+import sys
+STEP = 2
+
 def train(state, task):
-    print("training", task.round, flush=True)
-    state["w"] += 2
+    print("training", task.round, file=sys.stdout, flush=True)
+    state["w"] += STEP
     return state, 4, {"loss": 0.1}
 
 def test(state, task):

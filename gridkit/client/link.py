@@ -249,7 +249,7 @@ def error_of(status: int, reason: str, text: bytes) -> NodeError:
         body = {}
     code = str(body.get("code", ""))
     known = ErrorCode(code) if code in ErrorCode.__members__ else None
-    message = str(body.get("error") or f"the node answered {status} {reason}")
+    message = str(body.get("error") or body.get("detail") or f"the node answered {status} {reason}")
     hint = body.get("hint")
     kind = _KINDS.get(status, NodeError)
     return kind(message, None if hint is None else str(hint), code=known, status=status)

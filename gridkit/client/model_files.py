@@ -1,12 +1,11 @@
 """Models as a node sends them to push participants, in whatever format: tensors by name, and the way back.
 
-A format is a function that takes apart a file and gives a `ModelFile`. Formats are told by how a file begins; what may
-hold code is never run, and is refused where nothing of ours reads it symbolically.
+Formats are told by how a file begins. What comes is read as tensors; torch's archives, which are pickles inside, are
+read symbolically, and whatever else may hold code is refused.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from typing import BinaryIO, Protocol
 
@@ -14,11 +13,14 @@ from gridkit.errors import ErrorCode, WireError
 from gridkit.wire.foreign import HEAD, refuse_unsafe
 from gridkit.wire.safetensors import TensorFile, pack_file
 from gridkit.wire.state import StateReader, pack_state
-from gridkit.wire.tensors import Array, TensorSource, TensorSpec
+from gridkit.wire.tensors import Array, Arrays, TensorSource, TensorSpec
+from gridkit.wire.torch_archive import TorchArchive, is_torch_archive, rewrite
 
 
 class ModelFile(Protocol):
     """A model that came.
+
+    Its file stays open as long as it is used.
 
     Attributes:
         arrays: its tensors by name, in their order; not to be written to.
@@ -27,7 +29,8 @@ class ModelFile(Protocol):
     arrays: Mapping[str, Array]
 
     def pack(self, arrays: Mapping[str, Array]) -> bytes:
-        """A file of the same format, names, dtypes and shapes, with these numbers.
+        """A file of the same format, names, dtypes and shapes, with these numbers. In a torch archive whole numbers
+        stay as they came: they aren't averaged.
 
         Raises:
             WireError: the names, dtypes or shapes are others.
@@ -39,7 +42,8 @@ class _Tensors:
     """A format that has nothing but tensors."""
 
     def __init__(self, source: TensorSource, pack: Callable[[Mapping[str, Array]], bytes]) -> None:
-        self._specs = source.specs
+        if not source.specs:
+            raise WireError("the model has no tensors")
         self._pack = pack
         self.arrays: Mapping[str, Array] = {
             spec.name or str(place): source.read(place, 0, spec.size).reshape(spec.shape)
@@ -61,20 +65,26 @@ def read_state_message(file: BinaryIO) -> ModelFile:
     return _Tensors(StateReader(file), pack_state)
 
 
+def read_torch_archive(file: BinaryIO) -> ModelFile:
+    """What ``torch.save`` or ``torch.jit.save`` wrote: a state dict, a module, or TorchScript."""
+    archive = TorchArchive(file)
+    return _Tensors(archive, lambda arrays: b"".join(rewrite(archive, Arrays(arrays))))
+
+
 def read_model(file: BinaryIO) -> ModelFile:
     """The model in a seekable file, of any known format.
 
     Raises:
-        WireError: `UNSAFE_FORMAT` for pickles and archives, `MALFORMED` for whatever else isn't a model.
+        WireError: `UNSAFE_FORMAT` for pickles and what hides them, `MALFORMED` for whatever else isn't a model.
 
-    >>> model = read_model(io.BytesIO(pack_file({"b": np.ones(2, np.float32)}).tobytes()))
-    >>> read_model(io.BytesIO(model.pack({"b": np.zeros(2, np.float32)}))).arrays
-    {'b': array([0., 0.], dtype=float32)}
+    >>> model = read_model(file)                                                    # doctest: +SKIP
+    >>> update = model.pack({name: array + 1 for name, array in model.arrays.items()})   # doctest: +SKIP
     """
-    file.seek(0, io.SEEK_SET)
-    head = file.read(HEAD)
     file.seek(0)
-    refuse_unsafe(head, "have the node send safetensors")
+    head = file.read(HEAD)
+    if is_torch_archive(head):
+        return read_torch_archive(file)
+    refuse_unsafe(head, "have the node send a state dict")
     return read_safetensors(file) if head[8:9] == b"{" else read_state_message(file)
 
 
@@ -84,7 +94,7 @@ def check_fit(wanted: Mapping[str, Array], given: Mapping[str, Array]) -> None:
     Raises:
         WireError: naming the first tensor that doesn't fit.
     """
-    if odd := sorted(wanted.keys() ^ given.keys()):
+    if odd := sorted(wanted.keys() ^ given.keys(), key=str):
         state = "is missing" if odd[0] in wanted else "isn't the model's"
         raise WireError(f"tensor '{odd[0]}' {state}", "send all of the model's", code=ErrorCode.NAME_MISMATCH)
     for name, array in wanted.items():

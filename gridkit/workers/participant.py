@@ -216,14 +216,13 @@ class Participant:
     def _do(self, task: PushTask) -> None:
         with self._answer(task, self._client.model(task.model)) as file:
             model = read_model(file)
-        state = {name: torch.from_numpy(np.array(array)) for name, array in model.arrays.items()}
-        if task.kind is UPDATE:
-            update, samples, metrics = _returned(self._train(state, task), model)
-            said = self._client.send_update(task.model, task.round, update, samples, metrics)
-            self._answer(task, said)
-        else:
-            metrics = checked_metrics(self._test(state, task))
-            self._answer(task, self._client.send_metrics(task.model, metrics))
+            state = {name: torch.from_numpy(np.array(array)) for name, array in model.arrays.items()}
+            if task.kind is UPDATE:
+                update, samples, metrics = _returned(self._train(state, task), model)
+                sent = self._client.send_update(task.model, task.round, update, samples, metrics)
+            else:
+                sent = self._client.send_metrics(task.model, checked_metrics(self._test(state, task)))
+        self._answer(task, sent)
         with self._changed:
             self._note(task.training, f"{task}: done")
 
