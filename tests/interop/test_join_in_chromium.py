@@ -215,7 +215,7 @@ def test_a_reload_is_the_same_guest_and_a_bare_address_is_none(grid: gk.Session,
     page.get_by_role("button", name="Leave").click()
     expect(page.get_by_role("status").last).to_have_text(re.compile("You left|The training is over"))
     page.reload()
-    assert page.get_by_label("Your name, if you like").is_hidden()  # it has one
+    expect(page.get_by_label("Your name, if you like")).to_be_hidden()  # it has one
     draw(page, 1)
     page.get_by_role("button", name="Take part").click()
     expect(page.get_by_role("status").last).to_contain_text("The training is over")
