@@ -95,7 +95,8 @@ class NodeProcess:
         )
         ready: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._listen, args=(self._child, ready), daemon=True).start()
-        threading.Thread(target=self._read_log, args=(self._child,), daemon=True).start()
+        log = threading.Thread(target=self._read_log, args=(self._child,), daemon=True)
+        log.start()
         try:
             url = ready.get(timeout=60)
         except queue.Empty:
@@ -103,8 +104,12 @@ class NodeProcess:
         if url is None:
             self._child.kill()
             self._child.wait()
-            words = " ".join(self._said) or "nothing"
-            raise GridkitError(f"the node didn't start; it said: {words}", "look at the data folder and the port")
+            log.join(5)  # its last words may still be on their way
+            said, hint = list(self._said), "look at the data folder and the port"
+            if said and said[-1].startswith("Try: "):
+                hint = said.pop().removeprefix("Try: ")
+            words = " ".join(said).removeprefix("gridkit: ") or "nothing"
+            raise GridkitError(f"the node didn't start; it said: {words}", hint)
         self._port = int(url.rpartition(":")[2])
         return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")  # all interfaces: this one too
 
