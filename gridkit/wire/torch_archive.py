@@ -87,10 +87,8 @@ class TorchArchive:
             return np.empty(0, native)
         if view.in_order:
             return self._elements(view, view.offset + start, view.offset + stop).astype(native, copy=False)
-        places = view.places(start, stop)
-        low = int(places.min())
-        span = self._elements(view, low, int(places.max()) + 1)
-        return np.take(span, places - low).astype(native, copy=False)
+        laid = view.laid(self._elements(view, view.offset, view.offset + view.extent))
+        return laid.flat[start:stop].astype(native, copy=False)
 
     def entry(self, view: View) -> Entry:
         """Where the storage of a tensor lies in the file."""
@@ -115,9 +113,8 @@ class TorchArchive:
                     if begin < end:
                         piece[begin - low : end - low] = values.read(place, begin - view.offset, end - view.offset)
                 else:
-                    for start in range(0, view.spec.size, PIECE):
-                        stop = min(start + PIECE, view.spec.size)
-                        piece[view.places(start, stop)] = values.read(place, start, stop)
+                    laid = view.laid(piece[view.offset :])
+                    laid[...] = values.read(place, 0, view.spec.size).reshape(view.spec.shape)
             yield piece.tobytes()
 
     def pieces(self, start: int, stop: int) -> Iterator[bytes]:
@@ -130,7 +127,10 @@ class TorchArchive:
         """Of the tensor's storage, in the archive's byte order."""
         dtype = self._dtype(view)
         self._file.seek(self.entry(view).start + start * dtype.itemsize)
-        return np.frombuffer(self._file.read((stop - start) * dtype.itemsize), dtype)
+        data = self._file.read((stop - start) * dtype.itemsize)
+        if len(data) < (stop - start) * dtype.itemsize:
+            raise WireError("the archive is cut short")
+        return np.frombuffer(data, dtype)
 
     def _dtype(self, view: View) -> np.dtype[Any]:
         return np.dtype(view.spec.dtype).newbyteorder(self._order)

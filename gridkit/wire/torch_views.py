@@ -90,14 +90,19 @@ class View:
             step *= size
         return True
 
-    def places(self, start: int, stop: int) -> Array:
-        """Where in the storage the elements ``start:stop`` lie, those counted in C order."""
-        left = np.arange(start, stop)
-        found = np.full(stop - start, self.offset)
-        for size, stride in zip(self.spec.shape[::-1], self.stride[::-1], strict=True):
-            left, rest = np.divmod(left, size)
-            found += rest * stride
-        return found
+    @property
+    def extent(self) -> int:
+        """Elements of the storage from its first to its last, both included."""
+        if not self.spec.size:
+            return 0
+        return 1 + sum((size - 1) * stride for size, stride in zip(self.spec.shape, self.stride, strict=True))
+
+    def laid(self, elements: Array) -> Array:
+        """The tensor on the storage's elements from `offset` on, without a copy: writing to it writes there."""
+        if len(elements) < self.extent:
+            raise ValueError("there are fewer elements than the tensor extends over")
+        strides = [stride * elements.itemsize for stride in self.stride]
+        return np.lib.stride_tricks.as_strided(elements, self.spec.shape, strides)
 
 
 def named_views(root: Any, classes: set[str], scripted: bool) -> tuple[Kind, tuple[View, ...]]:
