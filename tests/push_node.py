@@ -44,6 +44,7 @@ class PushNode:
         uploads: of updates: forms with `user`, `round`, `samples`, `metrics`, `model`, in the order in which they came.
         metrics: of tests: ``(user, metrics)``.
         refusals: statuses to answer uploads with, one each, before any is taken.
+        lost_answers: so many updates are taken and answered as a proxy does that got no answer.
         open_round: updates of another round are refused; None takes all.
     """
 
@@ -54,6 +55,7 @@ class PushNode:
         self.metrics: list[tuple[str, dict[str, str]]] = []
         self.refusals: list[int] = []
         self.downloads = 0
+        self.lost_answers = 0
         self.open_round: int | None = None
         self.url = ""
 
@@ -93,6 +95,9 @@ class PushNode:
                 "model": await file.read(),
             }
         self.uploads.append(upload)
+        if self.lost_answers:
+            self.lost_answers -= 1
+            return JSONResponse({}, 504)
         return JSONResponse({"detail": "taken"}, 201)
 
     async def _post_metrics(self, request: Request) -> Response:
@@ -112,7 +117,7 @@ class PushNode:
             Route("/push/api/models/{id}/", self._post, methods=["POST"]),
             Route("/push/api/models/{id}/metrics/", self._post_metrics, methods=["POST"]),
         ]
-        server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), port=0, log_level="error", lifespan="off"))
+        server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), port=0, log_level="critical", lifespan="off"))
         thread = threading.Thread(target=server.run)
         thread.start()
         try:

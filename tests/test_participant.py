@@ -20,6 +20,7 @@ import pytest
 import torch
 
 import gridkit as gk
+from gridkit.cli import main
 from gridkit.errors import UsageError
 from gridkit.participant import PushTask
 from gridkit.wire.notifications import signed
@@ -366,7 +367,7 @@ def test_bad_arguments_change_nothing(node: PushNode, serve: Serve) -> None:
 
 
 def test_the_async_one(node: PushNode) -> None:
-    async def main() -> None:
+    async def serving() -> None:
         hospital = Hospital()
         given: dict[str, Any] = {"node": node.url, "port": 0, "user": "one", "password": USERS["one"], "secret": SECRET}
         async with await gk.aio.serve_participant(train=hospital.train, test=hospital.test, **given) as participant:
@@ -374,7 +375,7 @@ def test_the_async_one(node: PushNode) -> None:
             while not node.uploads:
                 await asyncio.sleep(0.01)
 
-    asyncio.run(main())
+    asyncio.run(serving())
 
 
 SCRIPT = """
@@ -412,3 +413,62 @@ def test_the_command(node: PushNode, tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_what_is_wrong_with_a_command_is_said_in_two_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "train.py"
+    monkeypatch.setenv("GRIDKIT_SECRET", SECRET)
+    monkeypatch.delenv("GRIDKIT_TOKEN", raising=False)
+    command = ["participant", "--node", "http://127.0.0.1:9/push", "--script", str(script), "--port", "0"]
+    for text, more, reason in (
+        (None, [], "no script"),
+        ("def train(state, task): ...", [], "no function test"),
+        ("train = test = 3", [], "train is a int"),
+        (SCRIPT, ["--user", "two"], "no password"),
+        (SCRIPT, ["--port", "70000"], "can't listen"),
+    ):
+        if text is not None:
+            script.write_text(text)
+        assert main([*command, *more]) == 1
+        said = capsys.readouterr().err
+        assert reason in said and said.count("\n") == 2 and SECRET not in said
+
+
+@pytest.mark.faults
+def test_a_participant_that_was_killed_and_started_again_trains_when_it_is_told_again(
+    node: PushNode, tmp_path: Path
+) -> None:
+    script, sign = tmp_path / "train.py", tmp_path / "sign"
+    script.write_text(
+        SCRIPT.replace("    state[", f"    import pathlib, time; pathlib.Path({str(sign)!r}).touch()\n    state[")
+    )
+    slow = script.read_text().replace(".touch()", ".touch(); time.sleep(600)")
+    environment = {**os.environ, "GRIDKIT_TOKEN": USERS["two"], "GRIDKIT_SECRET": SECRET}
+    command = [sys.executable, "-m", "gridkit", "participant", "--node", node.url, "--user", "two", "--port"]
+
+    def start(name: str, port: str) -> tuple[subprocess.Popen[str], str]:
+        given = [*command, port, "--script", str(tmp_path / name)]
+        process = subprocess.Popen(given, stdout=subprocess.PIPE, text=True, env=environment)
+        assert process.stdout is not None
+        return process, process.stdout.readline().rpartition(" ")[2].strip()
+
+    (tmp_path / "slow.py").write_text(slow)
+    process, url = start("slow.py", "0")
+    try:
+        assert node.notify(url, "UPDATE_ROUND_START", 4) == 202
+        wait_for(sign.exists)
+    finally:
+        process.kill()
+        process.wait()
+    assert node.uploads == []
+    process, again = start("train.py", url.rstrip("/").rpartition(":")[2])
+    try:
+        assert again == url
+        assert node.notify(url, "UPDATE_ROUND_START", 4) == 202
+        wait_for(lambda: node.uploads)
+    finally:
+        process.kill()
+        process.wait()
+    assert [upload["round"] for upload in node.uploads] == [4]

@@ -136,6 +136,8 @@ class Participant:
             self._note(training_id, "finished")
 
     def _take(self, training_id: UUID, kind: NotificationType, round: int, model_id: UUID) -> None:
+        if round < 0:
+            raise UsageError(f"there is no round {round}")
         with self._changed:
             training = self._known(training_id)
             task = PushTask(training_id, kind, round, model_id, training.stop)
