@@ -49,7 +49,13 @@ class PushNode:
     """
 
     def __init__(self, model: bytes, users: Mapping[str, str]) -> None:
-        self.model, self.users = model, users
+        self.users = users
+        self.url = ""
+        self.begin(model)
+
+    def begin(self, model: bytes) -> None:
+        """Another training."""
+        self.model = model
         self.training, self.model_id = uuid.uuid4(), uuid.uuid4()
         self.uploads: list[dict[str, Any]] = []
         self.metrics: list[tuple[str, dict[str, str]]] = []
@@ -57,7 +63,6 @@ class PushNode:
         self.downloads = 0
         self.lost_answers = 0
         self.open_round: int | None = None
-        self.url = ""
 
     def _user(self, request: Request) -> str | None:
         scheme, _, rest = request.headers.get("authorization", "").partition(" ")

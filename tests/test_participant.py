@@ -63,10 +63,16 @@ class Hospital:
             raise self.fail
 
 
-@pytest.fixture
-def node() -> Iterator[PushNode]:
+@pytest.fixture(scope="module")
+def running() -> Iterator[PushNode]:
     with PushNode(packed(MODEL), USERS).running() as node:
         yield node
+
+
+@pytest.fixture
+def node(running: PushNode) -> PushNode:
+    running.begin(packed(MODEL))
+    return running
 
 
 Serve = Callable[..., Any]
@@ -392,29 +398,6 @@ def test(state, task):
 """
 
 
-def test_the_command(node: PushNode, tmp_path: Path) -> None:
-    script, secret = tmp_path / "train.py", tmp_path / "secret"
-    script.write_text(SCRIPT)
-    secret.write_text(SECRET + "\n")
-    secret.chmod(0o600)
-    command = [sys.executable, "-m", "gridkit", "participant", "--node", node.url, "--script", str(script)]
-    command += ["--port", "0", "--user", "two", "--secret-file", str(secret)]
-    environment = {**os.environ, "GRIDKIT_TOKEN": USERS["two"]}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    try:
-        assert process.stdout is not None
-        url = process.stdout.readline().rpartition(" ")[2].strip()
-        assert node.notify(url, "UPDATE_ROUND_START", 0) == 202
-        assert process.stdout.readline() == "training 0\n"
-        wait_for(lambda: node.uploads)
-        np.testing.assert_array_equal(unpacked(node.uploads[0]["model"])["w"], MODEL["w"] + 2)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
-    finally:
-        process.kill()
-        process.wait()
-
-
 def test_what_is_wrong_with_a_command_is_said_in_two_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -437,16 +420,16 @@ def test_what_is_wrong_with_a_command_is_said_in_two_lines(
 
 
 @pytest.mark.faults
-def test_a_participant_that_was_killed_and_started_again_trains_when_it_is_told_again(
-    node: PushNode, tmp_path: Path
-) -> None:
-    script, sign = tmp_path / "train.py", tmp_path / "sign"
-    script.write_text(
-        SCRIPT.replace("    state[", f"    import pathlib, time; pathlib.Path({str(sign)!r}).touch()\n    state[")
-    )
-    slow = script.read_text().replace(".touch()", ".touch(); time.sleep(600)")
-    environment = {**os.environ, "GRIDKIT_TOKEN": USERS["two"], "GRIDKIT_SECRET": SECRET}
-    command = [sys.executable, "-m", "gridkit", "participant", "--node", node.url, "--user", "two", "--port"]
+def test_the_command_killed_in_its_training_and_started_again(node: PushNode, tmp_path: Path) -> None:
+    script, sign, secret = tmp_path / "train.py", tmp_path / "sign", tmp_path / "secret"
+    script.write_text(SCRIPT)
+    endless = SCRIPT.replace("state[", f"open({str(sign)!r}, 'w'); __import__('time').sleep(600); state[", 1)
+    (tmp_path / "endless.py").write_text(endless)
+    secret.write_text(SECRET + "\n")
+    secret.chmod(0o600)
+    environment = {**os.environ, "GRIDKIT_TOKEN": USERS["two"]}
+    command = [sys.executable, "-m", "gridkit", "participant", "--node", node.url, "--user", "two"]
+    command += ["--secret-file", str(secret), "--port"]
 
     def start(name: str, port: str) -> tuple[subprocess.Popen[str], str]:
         given = [*command, port, "--script", str(tmp_path / name)]
@@ -454,8 +437,7 @@ def test_a_participant_that_was_killed_and_started_again_trains_when_it_is_told_
         assert process.stdout is not None
         return process, process.stdout.readline().rpartition(" ")[2].strip()
 
-    (tmp_path / "slow.py").write_text(slow)
-    process, url = start("slow.py", "0")
+    process, url = start("endless.py", "0")
     try:
         assert node.notify(url, "UPDATE_ROUND_START", 4) == 202
         wait_for(sign.exists)
@@ -465,10 +447,14 @@ def test_a_participant_that_was_killed_and_started_again_trains_when_it_is_told_
     assert node.uploads == []
     process, again = start("train.py", url.rstrip("/").rpartition(":")[2])
     try:
-        assert again == url
+        assert again == url and process.stdout is not None
         assert node.notify(url, "UPDATE_ROUND_START", 4) == 202
+        assert process.stdout.readline() == "training 4\n"
         wait_for(lambda: node.uploads)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
     finally:
         process.kill()
         process.wait()
     assert [upload["round"] for upload in node.uploads] == [4]
+    np.testing.assert_array_equal(unpacked(node.uploads[0]["model"])["w"], MODEL["w"] + 2)

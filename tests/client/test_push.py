@@ -21,10 +21,16 @@ from tests.push_node import PushNode, packed
 MODEL = packed({"w": np.arange(100_000, dtype=np.float32)})
 
 
-@pytest.fixture
-def node() -> Iterator[PushNode]:
+@pytest.fixture(scope="module")
+def running() -> Iterator[PushNode]:
     with PushNode(MODEL, {"one": "password"}).running() as node:
         yield node
+
+
+@pytest.fixture
+def node(running: PushNode) -> PushNode:
+    running.begin(MODEL)
+    return running
 
 
 @asynccontextmanager
