@@ -38,7 +38,7 @@ _MANGLED = re.compile(r"\.___torch_mangle_\d+")
 
 
 def is_torch_archive(head: bytes) -> bool:
-    """Whether bytes may be an archive, by how they begin: as a zip file whose first entry isn't compressed."""
+    """Whether bytes may be an archive, by how they begin: as a zip file does."""
     return head.startswith(b"PK\x03\x04")
 
 
