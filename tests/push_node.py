@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
 import io
@@ -9,7 +10,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -46,6 +47,7 @@ class PushNode:
         refusals: statuses to answer uploads with, one each, before any is taken.
         lost_answers: so many updates are taken and answered as a proxy does that got no answer.
         open_round: updates of another round are refused; None takes all.
+        before_metrics: called before metrics are answered.
     """
 
     def __init__(self, model: bytes, users: Mapping[str, str]) -> None:
@@ -63,6 +65,7 @@ class PushNode:
         self.downloads = 0
         self.lost_answers = 0
         self.open_round: int | None = None
+        self.before_metrics: Callable[[], object] = lambda: None
 
     def _user(self, request: Request) -> str | None:
         scheme, _, rest = request.headers.get("authorization", "").partition(" ")
@@ -112,6 +115,7 @@ class PushNode:
         assert request.headers["content-type"].startswith("application/x-www-form-urlencoded")
         form = await request.form()
         names, values = form.getlist("metric_names"), form.getlist("metric_values")
+        await asyncio.to_thread(self.before_metrics)
         self.metrics.append((user, {str(n): str(v) for n, v in zip(names, values, strict=True)}))
         return JSONResponse({"detail": "taken"}, 201)
 

@@ -177,6 +177,15 @@ def test_the_end_stops_what_runs_and_what_waits(node: PushNode, serve: Serve) ->
     wait_for(lambda: node.uploads)
 
 
+def test_the_end_may_be_told_before_the_last_metrics_are_answered(node: PushNode, serve: Serve) -> None:
+    participant = serve(Hospital())
+    said: list[int] = []
+    node.before_metrics = lambda: said.append(node.notify(participant.url, "TRAINING_FINISHED"))
+    node.notify(participant.url, "MODEL_TEST_ROUND", 1)
+    wait_for(lambda: done(participant, "done"))
+    assert said == [200] and len(node.metrics) == 1 and not done(participant, "given up")
+
+
 @pytest.mark.parametrize("failure", [RuntimeError("the\nscanner is off"), SystemExit(3)])
 def test_a_round_that_fails_is_logged_and_told_when_asked_again(
     node: PushNode, serve: Serve, caplog: pytest.LogCaptureFixture, failure: BaseException

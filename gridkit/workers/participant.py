@@ -130,9 +130,8 @@ class Participant:
             if training.stop.is_set():
                 return
             training.stop.set()
+            # What is on its way now goes on: the node may say that it is over before it answers who gave the last part.
             self._line = deque(task for task in self._line if task.training != training_id)
-            if self._doing is not None and self._doing.training == training_id:
-                self._hang_up()
             self._note(training_id, "finished")
 
     def _take(self, training_id: UUID, kind: NotificationType, round: int, model_id: UUID) -> None:
@@ -171,10 +170,6 @@ class Participant:
         self.history.append(Happened(time.time(), training_id, what))
         _logger.info("training %s: %s", training_id, what)
 
-    def _hang_up(self) -> None:
-        if self._call is not None:
-            self._call.cancel()
-
     def close(self) -> None:
         """Do nothing more; what runs is told to stop, and its result isn't sent. Doesn't wait. Idempotent."""
         with self._changed:
@@ -182,7 +177,8 @@ class Participant:
             self._line.clear()
             for training in self._trainings.values():
                 training.stop.set()
-            self._hang_up()
+            if self._call is not None:
+                self._call.cancel()
             self._changed.notify_all()
 
     # ---- the thread
@@ -218,6 +214,7 @@ class Participant:
     def _do(self, task: PushTask) -> None:
         with self._answer(task, self._client.model(task.model)) as file:
             model = read_model(file)
+            _check_wanted(task)
             state = {name: torch.from_numpy(np.array(array)) for name, array in model.arrays.items()}
             if task.kind is UPDATE:
                 update, samples, metrics = _returned(self._train(state, task), model)
@@ -230,15 +227,18 @@ class Participant:
 
     def _answer(self, task: PushTask, call: Coroutine[Any, Any, T]) -> T:
         with self._changed:
-            if task.stopped:
-                call.close()
-                raise RunError(f"{task} isn't wanted any more")
             with contextlib.ExitStack() as unsent:
                 unsent.callback(call.close)
+                _check_wanted(task)
                 future: concurrent.futures.Future[T] = self._submit(call)
                 unsent.pop_all()
             self._call = future
         return future.result()
+
+
+def _check_wanted(task: PushTask) -> None:
+    if task.stopped:
+        raise RunError(f"{task} isn't wanted any more")
 
 
 def _returned(returned: Any, model: ModelFile) -> tuple[bytes, int, dict[str, float]]:
