@@ -20,7 +20,7 @@ from gridkit.node.launch import NodeProcess
 from gridkit.plans.plan import Plan
 from gridkit.run import RunBase
 from gridkit.workers.pool import Pool
-from gridkit.workers.settings import LocalSettings, averaging_config, configurations, shards, start_state
+from gridkit.workers.settings import averaging_config, configurations, hosted_config, shards, start_state
 from gridkit.workers.worker import Client
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ class Trainings(Base, Generic[RunT]):
         Args:
             model: its parameters and buffers are the start.
             plan: from `gridkit.training_plan`.
-            client_config: for the workers: `batch_size`, `lr`, `max_epochs`, `max_updates`, `seed`.
+            client_config: for the workers: `batch_size`, `lr`, `max_epochs`, `max_updates`, `seed`, and what else they
+                are to be told. What our own workers know without it is added for those in other languages: the batch
+                size, the plan's `lr`, and `features`, how many numbers an example is.
             server_config: the cycles' rules, such as `num_cycles`, `min_diffs`, `max_diffs`, `cycle_length` (s); and
                 `authentication`, for workers with tokens of your own (JWT): ``{"secret": …}``, ``{"pub_key": …}`` or
                 ``{"endpoint": …}``. What is secret in it stays in the node.
@@ -77,8 +79,7 @@ class Trainings(Base, Generic[RunT]):
             ...                                    server_config={"num_cycles": 5, "min_diffs": 3, "max_diffs": 3})
         """
         rules = {**averaging_config(averaging_plan), **(server_config or {})}
-        local = dict(client_config or {})
-        LocalSettings.from_config(local)  # here, and not at each worker
+        local = hosted_config(plan, client_config or {})
         hosted = await self._host(model, plan, name, version, local, rules, averaging_plan)
         run = self._follow(hosted, name, version, model=model, plan=plan, rounds=rules.get("num_cycles") or None)
         return HostedTraining(self.url, name, version, hosted.worker_token, run)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -164,6 +165,21 @@ def configurations(
     rules = {"num_cycles": rounds, "cycle_length": round_timeout, "seed": seed, **averaged, **rules}
     server_config = {"clients": clients, **rules}
     return client_config, {key: value for key, value in server_config.items() if value is not None}
+
+
+def hosted_config(plan: Plan, client_config: Mapping[str, Any]) -> dict[str, Any]:
+    """A `client_config` for whoever comes: what workers in other languages can't know from the plan is added to it,
+    namely the batch size, the learning rate, and how many numbers an example is (`features`).
+
+    Raises:
+        UsageError: naming the key, here and not at each worker.
+    """
+    LocalSettings.from_config(client_config)
+    x = plan.input("x") if isinstance(plan, Plan) else None
+    if x is None:
+        return dict(client_config)
+    features = math.prod(size for size in x.shape if size != "B")
+    return {"batch_size": LocalSettings.batch_size, "lr": plan.lr, "features": features, **client_config}
 
 
 def averaging_config(plan: Plan | None) -> dict[str, Any]:
