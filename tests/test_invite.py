@@ -38,7 +38,8 @@ def grid() -> Iterator[gk.Session]:
 
 def hosted(grid: gk.Session, name: str, model: nn.Module | None = None, **server: Any) -> Any:
     model = model or mlp()
-    return grid.host_training(model, plan_of(model, shards()), name=name, client_config={"lr": None}, server_config=server)
+    plan = plan_of(model, shards())
+    return grid.host_training(model, plan, name=name, client_config={"lr": None}, server_config=server)
 
 
 def facts_of(invitation: Invitation) -> dict[str, str]:
