@@ -77,6 +77,7 @@ class ErrorCode(enum.StrEnum):
     NORM_TOO_LARGE = "NORM_TOO_LARGE"
     WORKER_ERROR = "WORKER_ERROR"
     NOT_ANSWERED = "NOT_ANSWERED"
+    WORKER_LEFT = "WORKER_LEFT"
     # rounds
     AVERAGING_FAILED = "AVERAGING_FAILED"
     # why a worker got no work

@@ -58,6 +58,10 @@ class Limits:
     """for how long a WebSocket may stay without authenticating (without --open)"""
     ping_seconds: float = 30.0
     """from one ping of a WebSocket to the next; and for its answer, else the other side counts as gone"""
+    push_seconds: float = 10.0
+    """one attempt to tell a push participant something"""
+    push_attempts: int = 4
+    """so many attempts, a pause of half a second after the first, twice as long after each other one"""
     speed_test: int = 16 * MIB
     """what a worker downloads to measure its connection"""
     run_seconds: float = 30.0

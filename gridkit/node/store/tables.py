@@ -131,6 +131,48 @@ dataset_reader = sa.Table(  # names of the audience, where it is "names"
     sa.Column("dataset", sa.ForeignKey("dataset.id"), primary_key=True),
     sa.Column("name", sa.String(200), primary_key=True, index=True),
 )
+participant = sa.Table(  # an account that the node calls: a push participant, or who is told of an end
+    "participant",
+    metadata,
+    sa.Column("account", sa.String(200), primary_key=True),
+    sa.Column("id", sa.String(36), nullable=False, unique=True),  # a UUID, which its protocol knows it by
+    sa.Column("endpoint", sa.Text, nullable=False),
+    sa.Column("secret", sa.String(100)),  # notifications are signed with it; none: they aren't
+    sa.Column("profile", sa.JSON, nullable=False),  # what else a registration said of it
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("request", sa.String(100)),  # as in `process`
+)
+push_model = sa.Table(  # an archive as it came: the layout of what participants fetch and send
+    "push_model",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),  # a UUID
+    sa.Column("owner", sa.String(200), nullable=False, index=True),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("description", sa.Text, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False, index=True),
+    sa.Column("input_shape", sa.JSON, nullable=False),  # null: not said
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+push_training = sa.Table(  # what participants take part in; its rounds are those of the process of the same id
+    "push_training",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),  # a UUID; `process.id` without hyphens, once it is started
+    sa.Column("owner", sa.String(200), nullable=False, index=True),
+    sa.Column("model", sa.ForeignKey("push_model.id"), nullable=False, unique=True),
+    sa.Column("config", sa.JSON, nullable=False),  # as it was asked for
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("told", sa.Boolean, nullable=False),  # whether its owner was told of its end
+)
+push_member = sa.Table(
+    "push_member",
+    metadata,
+    sa.Column("training", sa.ForeignKey("push_training.id"), primary_key=True),
+    sa.Column("account", sa.String(200), primary_key=True),
+    sa.Column("slot", sa.Integer, nullable=False),
+    sa.Column("worker", sa.String(64)),  # `worker.id`, once it is started; never leaves the node
+    sa.Column("told", sa.Integer, nullable=False),  # the last notification that it took: see `notifier.step`
+    sa.UniqueConstraint("training", "slot"),
+)
 event = sa.Table(
     "event",
     metadata,
@@ -176,5 +218,5 @@ peer = sa.Table(
     sa.Column("created_at", sa.Float, nullable=False),
 )
 
-HOLDERS = (plan, checkpoint, report, model_version, dataset_part)
+HOLDERS = (plan, checkpoint, report, model_version, dataset_part, push_model)
 """tables whose `digest` keeps a blob"""
