@@ -8,8 +8,6 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import numpy as np
-
 from gridkit.aio.base import Base
 from gridkit.client.job import Cycle, JobClient
 from gridkit.client.link import Link
@@ -19,8 +17,17 @@ from gridkit.hosted import HostedTraining, NodeSource
 from gridkit.node.launch import NodeProcess
 from gridkit.plans.plan import Plan
 from gridkit.run import RunBase
+from gridkit.wire.tensors import Array
 from gridkit.workers.pool import Pool
-from gridkit.workers.settings import averaging_config, configurations, hosted_config, shards, start_state
+from gridkit.workers.settings import (
+    averaging_config,
+    configurations,
+    hosted_config,
+    model_state,
+    roster,
+    shards,
+    start_state,
+)
 from gridkit.workers.worker import Client
 
 if TYPE_CHECKING:
@@ -80,18 +87,19 @@ class Trainings(Base, Generic[RunT]):
         """
         rules = {**averaging_config(averaging_plan), **(server_config or {})}
         local = hosted_config(plan, client_config or {})
-        hosted = await self._host(model, plan, name, version, local, rules, averaging_plan)
+        state = start_state(model, plan)
+        hosted = await self._host(state, plan, name, version, local, rules, averaging_plan)
         run = self._follow(hosted, name, version, model=model, plan=plan, rounds=rules.get("num_cycles") or None)
         return HostedTraining(self.url, name, version, hosted.worker_token, run)
 
     async def train(
         self,
         model: nn.Module,
-        plan: Plan,
+        plan: Plan | None,
         *,
         name: str,
         version: str | None = None,
-        clients: Sequence[tuple[Any, Any]],
+        clients: Sequence[tuple[Any, Any] | str],
         rounds: int = 10,
         batch_size: int = 8,
         local_epochs: int = 1,
@@ -109,15 +117,22 @@ class Trainings(Base, Generic[RunT]):
         keep_every: int = 0,
         processes: int = 2,
     ) -> RunT:
-        """Train on this machine's worker processes, through the node. Returns at once; `run.wait()` waits.
+        """Train on this machine's worker processes, and on push participants, through the node.
+
+        Returns at once; `run.wait()` waits.
 
         Args:
             model: the start; it stays as it is.
-            plan: from `gridkit.training_plan`.
+            plan: from `gridkit.training_plan`; may be None if all clients are push participants.
             name, version: of the training; without a version the next free one ("1.0", "2.0", …).
-            clients: one ``(x, y)`` a client, arrays or tensors with equal first dimension. Each goes to one worker
-                process, and only there.
-            rounds, batch_size, local_epochs, lr: of the training; `lr` overrides the plan's.
+            clients: one ``(x, y)`` a client, arrays or tensors with equal first dimension, each of which goes to one
+                worker process, and only there; or the name of a push participant (`push_participant`), whom the node
+                calls. ``clients=grid.participants`` are all of them, ``[*grid.participants, (x, y)]`` is a mixture.
+                What a participant gets is the model, as a state dict; it trains with code of its own, and tests the
+                model after each round.
+            rounds: of the training.
+            batch_size, local_epochs, lr: of the clients whose data is here; `lr` overrides the plan's. Participants
+                aren't told.
             fraction: share of the clients that take part in a round.
             strategy: "fedavg", or a rule of your own from `gridkit.averaging_plan`.
             evaluate: called after each round with the new model (`nn.Module`, eval mode); returns metrics by name.
@@ -125,19 +140,29 @@ class Trainings(Base, Generic[RunT]):
             tolerate: so many clients may fail in a round.
             weighting: "samples" or "equal"; `max_samples` caps the weight of one client.
             max_norm: a diff with a larger L2 norm is refused.
-            round_timeout: seconds after which clients that haven't reported count as failed.
+            round_timeout: seconds after which clients that haven't reported count as failed; without a number that is
+                never, and with participants, who may be silent for ever, 3600.
             keep_last, keep_every: which rounds' models the node keeps.
             processes: worker processes to spread the clients over.
 
         Raises:
             UsageError: the arguments don't fit together.
             ConflictError: this name and version are hosted already.
+            NotFoundError: no participant has this name.
 
         Source: McMahan et al. 2017, "Communication-efficient learning of deep networks from decentralized data".
         """
-        data = _spread(clients, processes)
+        members = roster(clients)
+        _check_processes(processes)
+        data = {slot: member for slot, member in enumerate(members) if not isinstance(member, str)}
+        participants = {slot: member for slot, member in enumerate(members) if isinstance(member, str)}
+        if plan is None and data:
+            raise UsageError(
+                f"client {next(iter(data))} has its data here, and no plan to train with",
+                "plan=gk.training_plan(model, …); only push participants need none",
+            )
         client_config, server_config = configurations(
-            clients=len(data),
+            clients=len(members),
             rounds=rounds,
             batch_size=batch_size,
             local_epochs=local_epochs,
@@ -155,11 +180,9 @@ class Trainings(Base, Generic[RunT]):
         )
         version = version or await self._free_version(name)
         rule = strategy if isinstance(strategy, Plan) else None
-        hosted = await self._host(model, plan, name, version, client_config, server_config, rule)
-        members = [
-            Client(x, y, token, f"client {place}")
-            for place, ((x, y), token) in enumerate(zip(data, hosted.worker_tokens, strict=True))
-        ]
+        state = model_state(model) if plan is None else start_state(model, plan)
+        hosted = await self._host(state, plan, name, version, client_config, server_config, rule, participants)
+        here = [Client(x, y, str(hosted.worker_tokens[slot]), f"client {slot}") for slot, (x, y) in data.items()]
         run = self._follow(
             hosted,
             name,
@@ -167,11 +190,12 @@ class Trainings(Base, Generic[RunT]):
             model=model,
             plan=plan,
             rounds=rounds,
-            clients=data,
+            clients=members,
             settings=client_config,
             evaluate=evaluate,
         )
-        self._put_to_work(name, version, members, processes)
+        if here:
+            self._put_to_work(name, version, here, processes)
         return run
 
     async def join(
@@ -197,7 +221,8 @@ class Trainings(Base, Generic[RunT]):
         Example:
             >>> run = await grid.join("digits", clients=[(x, y)])                   # doctest: +SKIP
         """
-        data = _spread(clients, processes)
+        data = shards(clients)
+        _check_processes(processes)
         entry = await self._joinable(name, version)
         version = str(entry["version"])
         members = []
@@ -237,17 +262,18 @@ class Trainings(Base, Generic[RunT]):
 
     async def _host(
         self,
-        model: nn.Module,
-        plan: Plan,
+        state: Mapping[str, Array],
+        plan: Plan | None,
         name: str,
         version: str,
         client_config: dict[str, Any],
         server_config: dict[str, Any],
         averaging_plan: Plan | None,
+        participants: Mapping[int, str] | None = None,
     ) -> Hosted:
-        state = start_state(model, plan)
+        plans = {} if plan is None else {"training_plan": plan}
         config = {**client_config, "name": name, "version": version}
-        return await self._node.host_training(state, {"training_plan": plan}, config, server_config, averaging_plan)
+        return await self._node.host_training(state, plans, config, server_config, averaging_plan, participants)
 
     async def _entry(self, name: str, version: str | None) -> dict[str, Any]:
         """The newest training of that name as the node lists it."""
@@ -289,7 +315,8 @@ class Trainings(Base, Generic[RunT]):
 
     async def _known(self, entry: Mapping[str, Any]) -> RunT:
         """The Run of a training that the node lists."""
-        plan = await self._node.plan(next(iter(entry["plans"].values())))
+        plans = list(entry["plans"].values())  # none, if all its clients are push participants
+        plan = await self._node.plan(plans[0]) if plans else None
         hosted = Hosted(entry["id"], entry["plans"], "")
         rounds, settings = entry["server_config"].get("num_cycles") or None, entry["client_config"]
         return self._follow(hosted, entry["name"], entry["version"], plan=plan, rounds=rounds, settings=settings)
@@ -335,8 +362,6 @@ class Trainings(Base, Generic[RunT]):
                 return
 
 
-def _spread(clients: Sequence[tuple[Any, Any]], processes: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    data = shards(clients)
+def _check_processes(processes: int) -> None:
     if processes < 1:
         raise UsageError(f"processes is {processes}", "use 1 or more")
-    return data

@@ -23,7 +23,7 @@ class Hosted:
     process: str
     plans: Mapping[str, int]
     worker_token: str
-    worker_tokens: tuple[str, ...] = ()
+    worker_tokens: tuple[str | None, ...] = ()  # one a slot; a participant's has none
 
     def __repr__(self) -> str:
         return f"Hosted({self.process!r}, plans={dict(self.plans)!r})"
@@ -45,14 +45,21 @@ class NodeClient:
         client_config: Mapping[str, Any],
         server_config: Mapping[str, Any],
         averaging_plan: Plan | None = None,
+        participants: Mapping[int, str] | None = None,
     ) -> Hosted:
         """Host a training process. See `gridkit.federated.cycle.CycleRules` for `server_config`, and
         `gridkit.averaging_plan` for a rule of one's own.
 
+        Args:
+            participants: the push participants of a fixed roster, slot to name; they need no plan.
+
         Raises:
             ConflictError: the name and version are taken.
+            NotFoundError: no participant has one of these names.
         """
         config = {"client_config": client_config, "server_config": server_config, "plans": list(plans)}
+        if participants:
+            config["participants"] = {str(slot): name for slot, name in participants.items()}
         files = {
             "config": ("config", json.dumps(config).encode(), "application/json"),
             "model": ("model", pack_state(state), "application/octet-stream"),

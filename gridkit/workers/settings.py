@@ -79,14 +79,41 @@ def shards(clients: Sequence[tuple[Any, Any]]) -> list[tuple[Array, Array]]:
     Raises:
         UsageError: naming the client.
     """
+    found = []
+    for place, client in enumerate(roster(clients)):
+        if isinstance(client, str):
+            raise UsageError(
+                f"client {place} is a name, '{client}': the data of a push participant is not here",
+                "pass clients=[(x, y), …]; participants take part in what grid.train starts",
+            )
+        found.append(client)
+    return found
+
+
+def roster(clients: Sequence[tuple[Any, Any] | str]) -> list[tuple[Array, Array] | str]:
+    """The clients of a training, in their order: each ``(x, y)`` as arrays with equal first dimensions, and the names
+    of push participants as they are.
+
+    Raises:
+        UsageError: naming the client.
+    """
+    if isinstance(clients, str):
+        raise UsageError(f"clients is a text, '{clients}'", "pass a list, such as clients=grid.participants")
     if not len(clients):
         raise UsageError("there are no clients", "pass clients=[(x, y), …]")
-    found = []
+    found: list[tuple[Array, Array] | str] = []
     for place, client in enumerate(clients):
+        if isinstance(client, str):
+            if client in found[:place]:
+                raise UsageError(f"the participant '{client}' is among the clients twice", "name each once")
+            found.append(client)
+            continue
         try:
             x, y = client
         except (TypeError, ValueError):
-            raise UsageError(f"client {place} isn't a pair", "pass clients=[(x, y), …]") from None
+            raise UsageError(
+                f"client {place} isn't a pair", "pass clients=[(x, y), …], or names of grid.participants among them"
+            ) from None
         found.append(shard(f"client {place}", x, y))
     return found
 
@@ -115,19 +142,30 @@ def _array(value: Any) -> Array:
     return np.asarray(value)
 
 
+def model_state(model: nn.Module) -> dict[str, Array]:
+    """The model's parameters and buffers.
+
+    Raises:
+        UsageError: it is something else, or has tensors that can't travel.
+    """
+    if not hasattr(model, "state_dict"):
+        raise UsageError(f"a {type(model).__name__} is no model", "pass the torch.nn.Module first")
+    return {name: _values(name, tensor) for name, tensor in model.state_dict().items()}
+
+
 def start_state(model: nn.Module, plan: Plan) -> dict[str, Array]:
     """The model's parameters and buffers as the plan names them.
 
     Raises:
         PlanError: the plan was traced from another model; names the first tensor that differs.
-        UsageError: one of them is something else.
+        UsageError: one of them is something else, or the model has tensors that can't travel.
     """
     if not hasattr(model, "state_dict") or not isinstance(plan, Plan):
         raise UsageError(
             f"a training takes a model and a plan, and these are a {type(model).__name__} and a {type(plan).__name__}",
             "pass the torch.nn.Module first, then what gk.training_plan made of it",
         )
-    state = {name: tensor.detach().cpu().numpy().copy() for name, tensor in model.state_dict().items()}
+    state = model_state(model)
     for spec in plan.state:
         array = state.get(spec.name)
         if array is None or (str(array.dtype), array.shape) != (spec.dtype, spec.shape):
@@ -137,6 +175,14 @@ def start_state(model: nn.Module, plan: Plan) -> dict[str, Array]:
                 "trace the plan from this model with gk.training_plan",
             )
     return {spec.name: state[spec.name] for spec in plan.state}
+
+
+def _values(name: str, tensor: Any) -> Array:
+    try:
+        return np.array(tensor.detach().cpu().numpy())
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:  # of bfloat16, without values, or no tensor
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"the model's '{name}' can't travel: {reason}", "give the model values, of float32") from None
 
 
 def configurations(
