@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from gridkit.errors import ErrorCode, LimitError
 from gridkit.node.rights import Principal
 from gridkit.node.settings import Limits
-from gridkit.node.store.tables import dataset, dataset_part, model, model_version
+from gridkit.node.store.tables import dataset, dataset_part, model, model_version, push_model
 
 
 class Quota:
@@ -26,11 +26,13 @@ class Quota:
             LimitError: `TOO_MANY`.
         """
         number, kept = 0, 0
-        for held, owners in ((model_version.c.size, model), (dataset_part.c.size, dataset)):
-            wanted = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(held), 0))
-            count, together = c.execute(
-                wanted.select_from(held.table.join(owners)).where(owners.c.owner == principal.name)
-            ).one()
+        for held, owner, rows in (
+            (model_version.c.size, model.c.owner, model_version.join(model)),
+            (dataset_part.c.size, dataset.c.owner, dataset_part.join(dataset)),
+            (push_model.c.size, push_model.c.owner, push_model),
+        ):
+            wanted = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(held), 0)).select_from(rows)
+            count, together = c.execute(wanted.where(owner == principal.name)).one()
             number, kept = number + count, kept + together
         if number + len(sizes) > self._limits.kept or kept + sum(sizes) > self._limits.kept_bytes:
             raise LimitError(

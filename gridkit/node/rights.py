@@ -101,8 +101,8 @@ RULES: dict[str, Rule] = {
     # push participants
     "add-participant": Rule(_OWNER, "manage", open=True, changes=True),
     "list-participants": Rule(_TRUSTED, "browse", own=True, others=frozenset({Role.SCIENTIST})),
-    "host-archive": Rule(_MEMBERS, "host", changes=True),
-    "host-push": Rule(_MEMBERS, "host", changes=True),  # a training that participants are called to
+    "host-archive": Rule(_MEMBERS, "host", own=True, changes=True),
+    "host-push": Rule(_MEMBERS, "host", own=True, changes=True),  # a training that participants are called to
     "start-push": Rule(_TRUSTED, "train", own=True, others=frozenset({Role.WORKER}), changes=True),  # members too
     "observe-push": Rule(_TRUSTED, "browse", own=True, others=frozenset({Role.WORKER})),  # members too
     "take-part": Rule(_TRUSTED, "train"),  # fetch, update, metrics: whose account is a member's

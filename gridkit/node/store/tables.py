@@ -150,6 +150,7 @@ push_model = sa.Table(  # an archive as it came: the layout of what participants
     sa.Column("name", sa.String(200), nullable=False),
     sa.Column("description", sa.Text, nullable=False),
     sa.Column("digest", sa.String(64), nullable=False, index=True),
+    sa.Column("size", sa.BigInteger, nullable=False),  # bytes
     sa.Column("input_shape", sa.JSON, nullable=False),  # null: not said
     sa.Column("created_at", sa.Float, nullable=False),
 )
