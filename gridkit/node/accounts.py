@@ -95,7 +95,7 @@ class Accounts:
         await self._db.write(insert)
 
     async def remove(self, principal: Principal, name: str) -> None:
-        """Remove an account and its tokens; what it hosts stays.
+        """Remove an account, its tokens, and where it is called; what it hosts stays.
 
         Raises:
             NotFoundError: there is none.
@@ -104,8 +104,8 @@ class Accounts:
         self._access.allow(principal, "remove-user")
 
         def delete(c: sa.Connection) -> list[str]:
-            ended = _delete_tokens(c, db.token.c.account == name)
-            ended += _password_of(c, name)
+            ended = end_credentials(c, name)
+            c.execute(db.participant.delete().where(db.participant.c.account == name))
             c.execute(db.account.delete().where(db.account.c.name == name))
             return ended
 
@@ -130,6 +130,21 @@ class Accounts:
             return ended + _delete_tokens(c, logins)
 
         self._identities.revoke(await self._db.write(update))
+
+    async def hashed(self, principal: Principal, name: str, password: str) -> str:
+        """What to keep of a password that `principal` gives an account.
+
+        Raises:
+            AccessError: `FORBIDDEN`, a token that has scopes.
+            LimitError: `TOO_MANY` credentials of this name, or as many wait as may.
+        """
+        _may_set_passwords(principal)
+        self._rates.token(name)
+        return await self._passwords.hash(password)
+
+    def ended(self, ids: list[str]) -> None:
+        """These credentials ended, as the database knows."""
+        self._identities.revoke(ids)
 
     # -- tokens
 
@@ -227,27 +242,59 @@ class Accounts:
         wanted = None if scopes is None else sorted(scopes)
 
         def insert(c: sa.Connection) -> tuple[float, list[str]]:
-            now = time.time()
             if name != OWNER.name and not c.execute(sa.select(db.account).where(db.account.c.name == name)).first():
                 raise _no_account(name)
             parent = c.execute(sa.select(db.token.c.kind, db.token.c.expires_at).where(db.token.c.id == by)).first()
             until = expires_at if parent is None or parent.kind == "login" else min(expires_at, parent.expires_at)
-            mine = sa.and_(db.token.c.account == name, db.token.c.kind == kind)
-            c.execute(db.token.delete().where(mine, db.token.c.expires_at < now))
-            ended = [] if request is None else _delete_tokens(c, sa.and_(mine, db.token.c.request == request))
-            ids = list(c.execute(sa.select(db.token.c.id).where(mine).order_by(db.token.c.created_at)).scalars())
-            if kind == "login" and len(ids) >= MAX_LOGINS:
-                ended += _delete_tokens(c, db.token.c.id.in_(ids[: len(ids) - MAX_LOGINS + 1]))
-            elif len(ids) >= MAX_KEYS:
-                raise LimitError(f"'{name}' has {MAX_KEYS} tokens", "revoke some", code=ErrorCode.TOO_MANY, status=429)
-            values = {"account": name, "kind": kind, "label": label, "scopes": wanted, "request": request}
-            c.execute(db.token.insert().values(id=token_id, digest=digest, expires_at=until, created_at=now, **values))
-            return until, ended
+            return until, put_token(
+                c, name, token_id, digest, kind=kind, label=label, scopes=scopes, expires_at=until, request=request
+            )
 
         until, ended = await self._db.write(insert)
         if ended:
             self._identities.revoke(ended)
         return {"id": token_id, "token": token, "user": name, "scopes": wanted, "label": label, "expires_at": until}
+
+
+def put_token(
+    c: sa.Connection,
+    account: str,
+    token_id: str,
+    digest: str,
+    *,
+    label: str,
+    scopes: frozenset[str] | None,
+    expires_at: float,
+    kind: str = "key",
+    request: str | None = None,
+) -> list[str]:
+    """Keep a token of an account (see `identities.new_token`); the ids of those that end for it.
+
+    Raises:
+        LimitError: `TOO_MANY`, the account has `MAX_KEYS`.
+    """
+    now = time.time()
+    mine = sa.and_(db.token.c.account == account, db.token.c.kind == kind)
+    c.execute(db.token.delete().where(mine, db.token.c.expires_at < now))
+    ended = [] if request is None else _delete_tokens(c, sa.and_(mine, db.token.c.request == request))
+    ids = list(c.execute(sa.select(db.token.c.id).where(mine).order_by(db.token.c.created_at)).scalars())
+    if kind == "login" and len(ids) >= MAX_LOGINS:
+        ended += _delete_tokens(c, db.token.c.id.in_(ids[: len(ids) - MAX_LOGINS + 1]))
+    elif len(ids) >= MAX_KEYS:
+        raise LimitError(f"'{account}' has {MAX_KEYS} tokens", "revoke some", code=ErrorCode.TOO_MANY, status=429)
+    wanted = None if scopes is None else sorted(scopes)
+    values = {"account": account, "kind": kind, "label": label, "scopes": wanted, "request": request}
+    c.execute(db.token.insert().values(id=token_id, digest=digest, expires_at=expires_at, created_at=now, **values))
+    return ended
+
+
+def end_credentials(c: sa.Connection, name: str) -> list[str]:
+    """Delete the tokens of an account; their ids, and that of its password, which the caller replaces or deletes.
+
+    Raises:
+        NotFoundError: there is no such account.
+    """
+    return _delete_tokens(c, db.token.c.account == name) + _password_of(c, name)
 
 
 def _delete_tokens(c: sa.Connection, which: sa.ColumnElement[bool]) -> list[str]:

@@ -27,6 +27,7 @@ from gridkit.node.guard import Guard
 from gridkit.node.identities import Identities
 from gridkit.node.models import Models
 from gridkit.node.outbound import Outbound
+from gridkit.node.participants import Participants
 from gridkit.node.passwords import Passwords
 from gridkit.node.peers import Peers
 from gridkit.node.protocol import GridkitHttp, GridkitWebSocket, brief
@@ -69,9 +70,11 @@ def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Servic
     passwords = Passwords()
     rates = Rates(settings.limits, open=settings.open)
     identities = Identities(database, passwords, rates)
-    access = Access(owner, kept_secret(settings.data / "secret"), identities, open=settings.open)
+    secret = kept_secret(settings.data / "secret")
+    access = Access(owner, secret, identities, open=settings.open)
     watch = Watch(access, rates, Audit(settings.data / "audit.jsonl"))
     accounts = Accounts(database, access, identities, passwords, rates)
+    participants = Participants(database, access, accounts, outbound, secret)
     blobs = Blobs(settings.blobs or str(settings.data / "blobs"))
     runner = Runner(settings.limits)
     rounds = Rounds(database, blobs, runner)
@@ -81,7 +84,7 @@ def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Servic
     datasets = Datasets(database, blobs, access, runner, quota, rounds.clock)
     uploads = Uploads(blobs, settings.limits)
     trainings = Trainings(rounds, access, Door(access, rounds, outbound))
-    service = Service(access, watch, accounts, trainings, models, datasets, peers, uploads)
+    service = Service(access, watch, accounts, trainings, models, datasets, peers, uploads, participants)
     app = Starlette(
         routes=[
             *model_routes.ROUTES,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gridkit.node.accounts import Accounts
 from gridkit.node.datasets import Datasets
 from gridkit.node.models import Models
+from gridkit.node.participants import Participants
 from gridkit.node.peers import Peers
 from gridkit.node.rights import Access
 from gridkit.node.trainings import Trainings
@@ -26,3 +27,4 @@ class Service:
     datasets: Datasets
     peers: Peers
     uploads: Uploads
+    participants: Participants

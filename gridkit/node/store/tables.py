@@ -137,7 +137,7 @@ participant = sa.Table(  # an account that the node calls: a push participant, o
     sa.Column("account", sa.String(200), primary_key=True),
     sa.Column("id", sa.String(36), nullable=False, unique=True),  # a UUID, which its protocol knows it by
     sa.Column("endpoint", sa.Text, nullable=False),
-    sa.Column("secret", sa.String(100)),  # notifications are signed with it; none: they aren't
+    sa.Column("secret", sa.String(100)),  # what the secret of its notifications is made of; none: they aren't signed
     sa.Column("profile", sa.JSON, nullable=False),  # what else a registration said of it
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("request", sa.String(100)),  # as in `process`
