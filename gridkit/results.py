@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,12 +74,12 @@ def reports_frame(reports: Sequence[Row]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def failure(history: History, title: str, *, can_debug: bool) -> RunError:
+def failure(history: History, title: str, *, debuggable: Collection[int] = ()) -> RunError:
     """The error of a failed run: the last round's failures, equal causes together, workers by name.
 
     Args:
         title: of the run, such as "'digits' 1.0".
-        can_debug: whether `run.debug` works here.
+        debuggable: the slots for which `run.debug` works here.
     """
     failed = sorted(history.failures(history.cycle), key=lambda row: row["slot"])
     if not failed or history.code:
@@ -91,8 +91,9 @@ def failure(history: History, title: str, *, can_debug: bool) -> RunError:
     of = f" of {history.cohort_size}" if history.cohort_size else ""
     workers = "workers" if max(len(failed), history.cohort_size) > 1 else "worker"
     hint = None
-    if can_debug:
-        hint = f"run.debug({failed[0]['worker']!r}) runs that client's round again here; tolerate=k lets k fail"
+    at_hand = [row["worker"] for row in failed if row["slot"] in debuggable]
+    if at_hand:
+        hint = f"run.debug({at_hand[0]!r}) runs that client's round again here; tolerate=k lets k fail"
     return WorkersFailed(
         f"{len(failed)}{of} {workers} failed in round {history.cycle} of {title}: {'; '.join(parts)}",
         hint,

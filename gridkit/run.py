@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextvars
 import copy
 import math
-import queue
 import threading
 import time
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
-from gridkit import cells, results, threads
+from gridkit import cells, results
 from gridkit.bridge import BRIDGE
-from gridkit.errors import ErrorCode, EvaluationFailed, GridkitError, UsageError
+from gridkit.errors import EvaluationFailed, UsageError
+from gridkit.evaluation import Evaluate, Evaluator
 from gridkit.federated.history import History, Row, Standing
 from gridkit.origin import Origin, note
 from gridkit.plans.plan import Plan
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from gridkit.workers.local import LocalResult
 
 T = TypeVar("T")
-Evaluate = Callable[[Any], Mapping[str, float] | None]
 
 _HEARTBEAT_SECONDS = 0.2
 _PAINT_SECONDS = 3.0
@@ -65,6 +63,9 @@ class RunSource(Protocol):
 class RunBase(cells.ShortDir):
     """What both faces share. Made by `train`, `simulate`, `host_training` and `grid.runs`.
 
+    Args:
+        clients: what `train` was given, by slot: data, or the name of a push participant, whose data is elsewhere.
+
     Attributes:
         name, version: of the training.
         rounds: how many were asked for; None is without end.
@@ -80,7 +81,7 @@ class RunBase(cells.ShortDir):
         rounds: int | None = None,
         model: nn.Module | None = None,
         plan: Plan | None = None,
-        clients: Sequence[tuple[Array, Array]] | None = None,
+        clients: Sequence[tuple[Array, Array] | str] | None = None,
         settings: Mapping[str, Any] | None = None,
         evaluate: Evaluate | None = None,
     ) -> None:
@@ -92,6 +93,7 @@ class RunBase(cells.ShortDir):
         self._template = copy.deepcopy(model) if model is not None else None
         self._plan = plan
         self._clients = clients
+        self._here = {slot: each for slot, each in enumerate(clients or ()) if not isinstance(each, str)}
         self._settings = LocalSettings.from_config(settings or {})
         self._done: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._done.set_running_or_notify_cancel()  # from here on a cancelled wait can't cancel it
@@ -100,9 +102,11 @@ class RunBase(cells.ShortDir):
         self._painting: list[concurrent.futures.Future[None]] = []  # panels that don't show the end yet
         self._clock_ahead = math.inf  # of this clock, against that which stamps the rows (s)
         self._evaluated: dict[int, dict[str, float]] = {}
-        self._evaluator: _Evaluator | None = None
+        self._evaluator: Evaluator | None = None
         if evaluate is not None:
-            self._evaluator = _Evaluator(self, evaluate)
+            self._evaluator = Evaluator(
+                self.title, evaluate, self._checkpoint, self._take_values, self._evaluation_ended
+            )
         source.start(self._take, self._fail)
 
     # -- state, without I/O
@@ -233,12 +237,25 @@ class RunBase(cells.ShortDir):
                 self._end(None)
         self._changed()
 
+    def _checkpoint(self, number: int) -> nn.Module:
+        return self._module(self._source.in_thread(self._source.model(number)))
+
+    def _take_values(self, round: int, values: dict[str, float]) -> None:
+        with self._lock:
+            self._evaluated[round] = values
+        self._changed()
+
+    def _evaluation_ended(self, error: BaseException | None) -> None:
+        self._end(error)
+        if isinstance(error, EvaluationFailed):
+            self._source.in_thread(self._source.stop(False))  # nobody would look at what comes now
+
     def _end(self, error: BaseException | None) -> None:
         with self._lock:
             if self._done.done():
                 return
             if error is None and self.history.outcome == "failed":
-                error = results.failure(self.history, self.title, can_debug=self._clients is not None)
+                error = results.failure(self.history, self.title, debuggable=self._here)
             if error is None:
                 self._done.set_result(None)
             else:
@@ -304,14 +321,22 @@ class RunBase(cells.ShortDir):
         return module.eval()
 
     def _debugged(self, client: int | str, round: int | None) -> tuple[int, int]:
-        if self._clients is None or self._plan is None:
+        if self._clients is None:
             raise UsageError(
                 f"the data of {self.title}'s workers isn't in this process", "debug where the clients were passed"
             )
-        names = {f"client {slot}": slot for slot in range(len(self._clients))}
+        names = {each: slot for slot, each in enumerate(self._clients) if isinstance(each, str)}
+        names |= {f"client {slot}": slot for slot in self._here}
         slot = names.get(client, -1) if isinstance(client, str) else client
         if not 0 <= slot < len(self._clients):
-            raise UsageError(f"there is no client {client!r}", f"use 0 to {len(self._clients) - 1}, or 'client 0' …")
+            raise UsageError(
+                f"there is no client {client!r}", f"use 0 to {len(self._clients) - 1}, or {next(iter(names))!r} …"
+            )
+        if slot not in self._here:
+            raise UsageError(
+                f"'{self._clients[slot]}' is a push participant: its code and its data aren't in this process",
+                "run.reports says what it reported, run.notifications what it answered",
+            )
         if round is None:
             mine = [row for row in self.history.reports if row["slot"] == slot]
             bad = [row for row in mine if row["verdict"] != "accepted"]
@@ -323,8 +348,8 @@ class RunBase(cells.ShortDir):
 
         slot, round = self._debugged(client, round)
         state = await self._source.model(round)
-        assert self._clients is not None and self._plan is not None
-        x, y = self._clients[slot]
+        assert self._plan is not None, "clients whose data is here have a plan to train with"
+        x, y = self._here[slot]
         plan, settings = self._plan, self._settings.arguments()
         return lambda: train_client(plan, state, x, y, round=round, slot=slot, **settings)
 
@@ -414,57 +439,6 @@ class Run(RunBase):
             What it would have reported.
         """
         return BRIDGE.sync(self._debug(client, round))()
-
-
-class _Evaluator:
-    """The thread that evaluates, in a copy of the launching context."""
-
-    def __init__(self, run: RunBase, evaluate: Evaluate) -> None:
-        self._run = run
-        self._evaluate = evaluate
-        self._todo: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
-        self._given_up = False
-        context = contextvars.copy_context()
-        threads.start(lambda: context.run(self._work), name="gridkit-evaluate", end=self._give_up)
-
-    def add(self, round: int, checkpoint: int) -> None:
-        self._todo.put((round, checkpoint))
-
-    def finish(self) -> None:
-        self._todo.put(None)
-
-    def _give_up(self) -> None:
-        self._given_up = True
-        self.finish()
-
-    def _work(self) -> None:
-        run = self._run
-        while (job := self._todo.get()) is not None and not self._given_up:
-            round, checkpoint = job
-            try:
-                model = run._module(run._source.in_thread(run._source.model(checkpoint)))
-            except GridkitError as error:
-                if error.code is ErrorCode.NOT_FOUND:
-                    continue  # training ran ahead of evaluation and the node let this model go: the row stays empty
-                run._end(error)
-                return
-            try:
-                values = results.metric_values(self._evaluate(model))
-            except Exception as error:  # noqa: BLE001  it is the user's; wait() raises it
-                line = cells.line_of(error)
-                failed = EvaluationFailed(
-                    f"evaluate raised {type(error).__name__} after round {round} of {run.title}: {error}"
-                    f"{'' if line is None else f' ({line})'}",
-                    "evaluate(run.model) raises it again; gk.options.full_tracebacks = True shows where",
-                )
-                failed.__cause__ = error
-                run._end(failed)
-                run._source.in_thread(run._source.stop(False))  # nobody would look at what comes now
-                return
-            with run._lock:
-                run._evaluated[round] = values
-            run._changed()
-        run._end(None)
 
 
 def _worker_row(worker: Row, now: float) -> WorkerRow:

@@ -447,6 +447,34 @@ def test_debug_of_nobody(client: Any) -> None:
         run.debug(client)
 
 
+@pytest.mark.parametrize("client", [1, "north", 2, "south"])
+def test_debug_of_a_push_participant_says_that_its_data_is_elsewhere(client: Any) -> None:
+    run = made(Source(), clients=[(1, 2), "north", "south"])
+    with pytest.raises(UsageError, match="participant") as raised:
+        run.debug(client)
+    assert {1: "'north'", 2: "'south'"}.get(client, repr(client)) in raised.value.message
+    assert raised.value.hint is not None and "run.notifications" in raised.value.hint
+
+
+def test_debug_of_nobody_where_all_are_participants_names_one_of_them() -> None:
+    with pytest.raises(UsageError, match="no client 'east'") as raised:
+        made(Source(), clients=["north", "south"]).debug("east")
+    assert "'north'" in (raised.value.hint or "")
+
+
+def test_only_clients_whose_data_is_here_are_offered_to_debug() -> None:
+    for bad, offered in (((0,), None), ((0, 1), "run.debug('client 1')")):
+        source = Source()
+        run = made(source, clients=["north", (1, 2)])
+        source.open(2)
+        for slot in bad:
+            source.report(2, slot, "NOT_FINITE", "tensor 'w'", worker=("north", "client 1")[slot])
+        source.finish("failed")
+        with pytest.raises(WorkersFailed, match="north") as raised:
+            run.wait()
+        assert (raised.value.hint or "").partition(" runs")[0] == (offered or "")
+
+
 # ---- plot
 
 

@@ -57,7 +57,7 @@ ARROWS: dict[str, set[str]] = {
 # The simulator is a worker and a node in one process: what it gives back is a Run. A participant trains on a thread of
 # its own. A plan shows itself as HTML, which is escaped in one place; the tracer's messages name the cell.
 MORE_ARROWS = {
-    "gridkit/workers/simulate.py": {"run", "threads"},
+    "gridkit/workers/simulate.py": {"evaluation", "run", "threads"},
     "gridkit/workers/participant.py": {"threads"},
     "gridkit/plans/explain.py": {"widgets"},
     "gridkit/plans/tracing/source.py": {"cells"},

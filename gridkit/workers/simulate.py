@@ -15,6 +15,7 @@ import numpy as np
 
 from gridkit import threads
 from gridkit.errors import ErrorCode, NotFoundError, PlanError, UsageError
+from gridkit.evaluation import Evaluate
 from gridkit.federated import cycle, history
 from gridkit.federated.aggregate import aggregate, flat, subtract
 from gridkit.federated.checks import Verdict, check_report
@@ -22,7 +23,7 @@ from gridkit.federated.rules import CycleRules
 from gridkit.plans.averaging import run_averaging
 from gridkit.plans.averaging_form import check_averaging, check_rounds, failure
 from gridkit.plans.plan import Plan
-from gridkit.run import AsyncRun, Evaluate, Run, RunBase, RunSource
+from gridkit.run import AsyncRun, Run, RunBase, RunSource
 from gridkit.wire.tensors import Array, Arrays
 from gridkit.workers.local import one_thread, train_client
 from gridkit.workers.settings import LocalSettings, configurations, described, shards, start_state

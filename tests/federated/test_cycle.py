@@ -351,7 +351,7 @@ def test_a_round_that_cannot_be_averaged_ends_the_training() -> None:
     decisions = training.step(cycle.AggregationFailed(1.0, 1, "the averaging plan failed: why"))
     assert decisions == (Finish("failed", "round 1: the averaging plan failed: why"),)
     assert training.rows[-1]["code"] == training.history.code == "AVERAGING_FAILED"
-    error = failure(training.history, "'t' 1.0", can_debug=True)
+    error = failure(training.history, "'t' 1.0", debuggable=range(9))
     assert type(error) is RunError  # the worker that was refused has nothing to do with it
     assert str(error) == "the training 't' 1.0 failed: round 1: the averaging plan failed: why"
 
