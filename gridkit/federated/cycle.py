@@ -7,14 +7,20 @@
                           ┌──────┐
     start ──Open──▶ OPEN ─┘      │ enough reports, or the deadline
                      ▲           ▼
-                   Open      AGGREGATING ──Aggregated──▶ FINISHED (completed | stopped | failed)
-                     └───────────┘
+                     │      AGGREGATING ──Aggregated──▶ FINISHED (completed | stopped | failed)
+                   Open          │ Aggregated, with testers     ▲
+                     │           ▼                              │
+                     └──────  TESTING ──────────────────────────┘
+                          TestCame → Count | Refuse | Duplicate
 
 Every protocol is a shell that turns its messages into events, stores the new state, and does what was decided. An
 event carries its time, and the random key where one may be needed, so any history can be replayed.
 
 A first report is final for its worker and cycle, whatever its verdict. The same bytes again are a `Duplicate`, also
 when their cycle has just closed; other bytes are refused.
+
+A member of a fixed roster may leave for good (`WorkerLeft`). The cycle that is open loses its report, later ones draw
+their cohorts without it, and a cycle that can't have its quorum any more fails at once: nobody is waited for in vain.
 """
 
 from __future__ import annotations
@@ -26,6 +32,7 @@ from dataclasses import replace
 from typing import Any
 
 from gridkit.errors import AccessError, ConflictError, ErrorCode
+from gridkit.federated import testing
 from gridkit.federated.events import (
     Accept,
     Aggregate,
@@ -38,34 +45,44 @@ from gridkit.federated.events import (
     Event,
     Expire,
     Finish,
+    Left,
+    Miss,
     Open,
     Part,
     Refuse,
     Reject,
     ReportCame,
     StopAsked,
+    Test,
+    TestCame,
+    Tester,
     Tick,
     WorkerAsked,
+    WorkerLeft,
 )
 from gridkit.federated.rules import CycleRules
-from gridkit.federated.selection import RETRY, admit, arrange, cohort, unfit
-from gridkit.federated.state import Assignment, CycleState, Phase, Status, opened
+from gridkit.federated.selection import RETRY, admit, arrange, cohort, cohort_size, departed, unfit
+from gridkit.federated.state import Answer, Assignment, CycleState, Departure, Phase, Status, Tested, opened
 
 __all__ = [
     "Accept",
     "Aggregate",
     "Aggregated",
     "AggregationFailed",
+    "Answer",
     "Assignment",
     "Count",
     "CycleRules",
     "CycleState",
     "Decision",
+    "Departure",
     "Draw",
     "Duplicate",
     "Event",
     "Expire",
     "Finish",
+    "Left",
+    "Miss",
     "Open",
     "Part",
     "Phase",
@@ -74,8 +91,13 @@ __all__ = [
     "ReportCame",
     "Status",
     "StopAsked",
+    "Test",
+    "TestCame",
+    "Tested",
+    "Tester",
     "Tick",
     "WorkerAsked",
+    "WorkerLeft",
     "check_key",
     "cohort",
     "decide",
@@ -84,7 +106,7 @@ __all__ = [
 ]
 
 CAUSE = 300
-"""characters of why a report doesn't count that stay with its assignment; the published row has them all"""
+"""characters of why a report doesn't count, or a worker left, that stay in the state; published rows have them all"""
 
 Decided = tuple[CycleState, tuple[Decision, ...]]
 
@@ -146,12 +168,17 @@ def _asked(state: CycleState, event: WorkerAsked) -> Decided:
     if state.phase is Phase.FINISHED:
         return state, (Reject(event.worker, ErrorCode.TRAINING_OVER, "the training is over", None),)
 
+    if (departure := state.left.get(event.slot)) is not None:
+        return state, (Reject(event.worker, ErrorCode.WORKER_LEFT, _gone(departure), None),)
+
     def not_now(code: ErrorCode, reason: str) -> Decided:
         return state, (Reject(event.worker, code, reason, RETRY),)
 
     known = state.assignments.get(event.worker)
     if state.phase is Phase.AGGREGATING:
         return not_now(ErrorCode.CYCLE_CHANGING, "the reports of this round are being averaged")
+    if state.phase is Phase.TESTING:
+        return not_now(ErrorCode.CYCLE_CHANGING, "the newest model is being tested")
     if known is not None and known.status is Status.ASSIGNED:
         return state, (Accept(event.worker, known.slot, known.request_key, state.sequence),)
     if (reject := unfit(state, event)) is not None:
@@ -188,6 +215,8 @@ def _reported(state: CycleState, event: ReportCame) -> Decided:
     if assignments is state.previous or state.phase is not Phase.OPEN or known.status is Status.EXPIRED:
         over = f"round {state.sequence}" if assignments is state.assignments else "the round of this report"
         return refused(ErrorCode.CYCLE_CLOSED, f"{over} is closed; this report came too late")
+    if known.status is not Status.ASSIGNED and known.digest is None:
+        return refused(ErrorCode.WORKER_LEFT, _gone(state.left[known.slot]))
     if known.status is not Status.ASSIGNED:
         return refused(ErrorCode.ALREADY_REPORTED, f"{known.label} has reported in this round; the first report counts")
 
@@ -223,24 +252,44 @@ def _stop_asked(state: CycleState, event: StopAsked) -> Decided:
         return state, ()
     idle = state.phase is Phase.OPEN and not state.with_status(Status.ASSIGNED, Status.ACCEPTED)
     if event.now or state.stopping or idle:
-        return _finish(replace(state, stopping=True), "stopped")
+        state, _ = testing.close(replace(state, stopping=True))
+        return _finish(state, "stopped")
     return _close_if_due(replace(state, stopping=True), event.at)
 
 
 def _aggregated(state: CycleState, event: Aggregated) -> Decided:
     if state.phase is not Phase.AGGREGATING or event.sequence != state.sequence:
         return state, ()
-    if state.rules.num_cycles and state.sequence >= state.rules.num_cycles:
-        return _finish(state, "completed")
-    if state.stopping:
-        return _finish(state, "stopped")
-    return opened(state, event.at)
+    state, test = testing.begin(state, event)
+    return (state, test) if test else _go_on(state, event.at)
 
 
 def _aggregation_failed(state: CycleState, event: AggregationFailed) -> Decided:
     if state.phase is not Phase.AGGREGATING or event.sequence != state.sequence:
         return state, ()
     return _finish(state, "failed", f"round {state.sequence}: {event.reason}")
+
+
+def _test_came(state: CycleState, event: TestCame) -> Decided:
+    state, answer = testing.hear(state, event)
+    state, further = _close_if_due(state, event.at)
+    return state, (answer, *further)
+
+
+def _left(state: CycleState, event: WorkerLeft) -> Decided:
+    if state.phase is Phase.FINISHED or event.slot in state.left:
+        return state, ()
+    known = state.assignments.get(event.worker)
+    undecided = known is None or known.status is Status.ASSIGNED
+    if state.phase is Phase.OPEN and undecided and event.slot in cohort(state):
+        assignment = known or Assignment(event.worker, event.label, event.slot, "", event.at)
+        cause = f"{ErrorCode.WORKER_LEFT}: {event.reason}"[:CAUSE]
+        assignment = replace(assignment, status=Status.FAILED, cause=cause)
+        state = replace(state, assignments={**state.assignments, event.worker: assignment})
+    departure = Departure(state.sequence, event.label, event.reason[:CAUSE])
+    state = testing.without(replace(state, left={**state.left, event.slot: departure}), event.slot)
+    state, further = _close_if_due(state, event.at)
+    return state, (Left(event.worker), *further)
 
 
 _HANDLERS: dict[type, Callable[[CycleState, Any], Decided]] = {
@@ -250,7 +299,22 @@ _HANDLERS: dict[type, Callable[[CycleState, Any], Decided]] = {
     StopAsked: _stop_asked,
     Aggregated: _aggregated,
     AggregationFailed: _aggregation_failed,
+    TestCame: _test_came,
+    WorkerLeft: _left,
 }
+
+
+def _go_on(state: CycleState, at: float) -> Decided:
+    """With the next cycle, unless that was the last one, or nobody has to come any more."""
+    if state.rules.num_cycles and state.sequence >= state.rules.num_cycles:
+        return _finish(state, "completed")
+    if state.stopping:
+        return _finish(state, "stopped")
+    state, decisions = opened(state, at)
+    if state.rules.clients is None:
+        return state, decisions
+    state, finish = _fail_if_hopeless(state)
+    return state, (*decisions, *finish)
 
 
 def _finish(state: CycleState, outcome: str, reason: str | None = None) -> Decided:
@@ -272,6 +336,10 @@ def _aggregation(state: CycleState) -> Aggregate:
 
 
 def _close_if_due(state: CycleState, at: float) -> Decided:
+    if state.phase is Phase.TESTING and testing.is_due(state, at):
+        state, missed = testing.close(state)
+        state, further = _go_on(state, at)
+        return state, (*missed, *further)
     if state.phase is not Phase.OPEN:
         return state, ()
     decisions: list[Decision] = []
@@ -308,7 +376,7 @@ def _absent(state: CycleState, at: float) -> dict[str, Assignment]:
     there = {a.slot for a in state.assignments.values()}
     return {
         f"absent {slot}": Assignment(f"absent {slot}", f"client {slot}", slot, "", at, Status.EXPIRED)
-        for slot in cohort(state.rules, state.sequence)
+        for slot in cohort(state)
         if slot not in there
     }
 
@@ -316,7 +384,7 @@ def _absent(state: CycleState, at: float) -> dict[str, Assignment]:
 def _enough_of_roster(state: CycleState, _late: bool) -> bool:
     decided = state.with_status(Status.ACCEPTED, Status.REFUSED, Status.FAILED, Status.EXPIRED)
     accepted = state.with_status(Status.ACCEPTED)
-    return len(decided) == state.rules.cohort_size and len(accepted) >= state.rules.quorum
+    return len(decided) == cohort_size(state) and len(accepted) >= state.rules.quorum
 
 
 def _enough_of_visitors(state: CycleState, late: bool) -> bool:
@@ -328,16 +396,29 @@ def _enough_of_visitors(state: CycleState, late: bool) -> bool:
 
 
 def _fail_if_hopeless(state: CycleState) -> Decided:
+    rules, size = state.rules, cohort_size(state)
     lost = state.with_status(Status.REFUSED, Status.FAILED, Status.EXPIRED)
-    if state.rules.cohort_size - len(lost) >= state.rules.quorum:
+    if size - len(lost) >= rules.quorum:
         return state, ()
-    causes = "; ".join(f"{a.label}: {a.cause or ErrorCode.NOT_ANSWERED}" for a in lost[:5])
-    more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
-    reason = (
-        f"round {state.sequence}: {len(lost)} of {state.rules.cohort_size} workers failed, "
-        f"{state.rules.quorum} reports are needed: {causes}{more}"
-    )
-    return _finish(state, "failed", reason)
+    parts = []
+    if lost:
+        causes = _some([f"{a.label}: {a.cause or ErrorCode.NOT_ANSWERED}" for a in lost])
+        parts.append(f"{len(lost)} of {size} workers failed, {rules.quorum} reports are needed: {causes}")
+    if size < rules.cohort_size:
+        gone = departed(state)
+        reasons = _some([f"{departure.label}: {departure.reason}" for _, departure in sorted(gone.items())])
+        needed = "" if lost else f", {rules.quorum} reports are needed"
+        had = "had left before" if lost else "have left"
+        parts.append(f"{len(gone)} of {rules.clients} clients {had} ({reasons}){needed}")
+    return _finish(state, "failed", f"round {state.sequence}: {'; '.join(parts)}")
+
+
+def _some(texts: list[str]) -> str:
+    return "; ".join(texts[:5]) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")
+
+
+def _gone(departure: Departure) -> str:
+    return f"{departure.label} has left this training: {departure.reason}"
 
 
 def _same(one: str, other: str) -> bool:

@@ -56,12 +56,23 @@ class StopAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class Tester:
+    """A worker that shall test each new model on its own data."""
+
+    worker: str
+    label: str
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class Aggregated:
-    """The next model of this cycle is stored. `seconds`: how long averaging took."""
+    """The next model of this cycle is stored. `seconds`: how long averaging took. `testers` test it before the next
+    cycle opens; those that have left don't."""
 
     at: float
     sequence: int
     seconds: float = 0.0
+    testers: tuple[Tester, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +84,28 @@ class AggregationFailed:
     reason: str
 
 
-Event = WorkerAsked | ReportCame | Tick | StopAsked | Aggregated | AggregationFailed
+@dataclass(frozen=True, slots=True)
+class TestCame:
+    """A tester says what the newest model is worth on its data: finite numbers, or text. `digest` is of all of it."""
+
+    at: float
+    worker: str
+    digest: str
+    metrics: Mapping[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLeft:
+    """A member of the roster takes no further part: it rejected what it was told, or can't be reached."""
+
+    at: float
+    worker: str
+    slot: int
+    label: str
+    reason: str
+
+
+Event = WorkerAsked | ReportCame | Tick | StopAsked | Aggregated | AggregationFailed | TestCame | WorkerLeft
 
 
 # ---- decisions
@@ -101,7 +133,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """The report counts."""
+    """The report, or the test, counts."""
 
     worker: str
 
@@ -115,7 +147,7 @@ class Duplicate:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The report doesn't count. `verdict` is None where nothing was recorded, as for a report after the end."""
+    """The report, or the test, doesn't count. `verdict` is None where nothing was recorded, as after the end."""
 
     worker: str
     code: ErrorCode
@@ -149,6 +181,30 @@ class Expire:
 
 
 @dataclass(frozen=True, slots=True)
+class Test:
+    """These workers test the newest model until the deadline."""
+
+    sequence: int
+    deadline: float | None
+    workers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """These workers didn't test in time."""
+
+    sequence: int
+    workers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """The worker has left for good."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
 class Open:
     """A cycle opens."""
 
@@ -174,4 +230,4 @@ class Finish:
     reason: str | None = None
 
 
-Decision = Accept | Reject | Count | Duplicate | Refuse | Aggregate | Expire | Open | Draw | Finish
+Decision = Accept | Reject | Count | Duplicate | Refuse | Aggregate | Expire | Test | Miss | Left | Open | Draw | Finish

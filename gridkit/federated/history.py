@@ -13,6 +13,13 @@ reported cycle, slot, worker, verdict ("accepted" or a code), message, tensor, s
 expired  cycle, slot, worker
 drawn    cycle, draw (its number), slots, candidates (how many there were)
 aggregated cycle, checkpoint, accepted, refused, samples, loss, seconds, bytes
+testing  cycle, deadline, slots: who tests the model that this cycle made
+tested   cycle, slot, worker, metrics (numbers, or text), samples (of its accepted report of this cycle, or None),
+         seconds
+untested cycle, slot, worker: no answer in time
+left     cycle, slot, worker, reason
+notified cycle, slot (None for the owner), worker, notification, round, attempt (from 1), answer (HTTP status, or None),
+         seconds, message ("", or why there is none), gone (whether the worker left because of it). By the notifier
 stopping now
 finished outcome, reason, code (AVERAGING_FAILED where the averaging plan is at fault)
 ======== =============================================================================================================
@@ -50,11 +57,14 @@ def publish(
         match decision:
             case cycle.Open(sequence, deadline):
                 fixed = after.rules.clients is not None
-                cohort = list(cycle.cohort(after.rules, sequence)) if fixed else None
+                cohort = list(cycle.cohort(after)) if fixed else None
                 rows.append({"kind": "opened", "at": when, "cycle": sequence, "deadline": deadline, "cohort": cohort})
             case cycle.Accept(worker) if before is None or worker not in _at_work(before):
                 assignment = after.assignments[worker]
                 rows.append({"kind": "assigned", "at": when, **_who(after, assignment)})
+            case cycle.Count(worker) if isinstance(event, cycle.TestCame):
+                assert before is not None
+                rows.append(_tested(before, event))
             case cycle.Count(worker) | cycle.Refuse(worker, verdict=Verdict()):
                 assert isinstance(event, cycle.ReportCame)
                 rows.append(_reported(after, after.assignments[worker], event))
@@ -62,6 +72,19 @@ def publish(
                 rows += [
                     {"kind": "expired", "at": when, **_who(after, after.assignments[worker])} for worker in workers
                 ]
+            case cycle.Test(sequence, deadline):
+                slots = sorted(tested.slot for tested in after.tests.values())
+                rows.append({"kind": "testing", "at": when, "cycle": sequence, "deadline": deadline, "slots": slots})
+            case cycle.Miss(sequence, workers):
+                missed = sorted((after.tests[worker] for worker in workers), key=lambda tested: tested.slot)
+                rows += [
+                    {"kind": "untested", "at": when, "cycle": sequence, "slot": one.slot, "worker": one.label}
+                    for one in missed
+                ]
+            case cycle.Left():
+                assert before is not None and isinstance(event, cycle.WorkerLeft)
+                who = {"cycle": before.sequence, "slot": event.slot, "worker": event.label}
+                rows.append({"kind": "left", "at": when, **who, "reason": event.reason})
             case cycle.Draw(sequence, number, slots, candidates):
                 drawn = {"cycle": sequence, "draw": number, "slots": list(slots), "candidates": candidates}
                 rows.append({"kind": "drawn", "at": when, **drawn})
@@ -100,6 +123,20 @@ def _reported(state: CycleState, assignment: Assignment, event: cycle.ReportCame
     }
 
 
+def _tested(state: CycleState, event: cycle.TestCame) -> Row:
+    tested, report = state.tests[event.worker], state.assignments.get(event.worker)
+    return {
+        "kind": "tested",
+        "at": event.at,
+        "cycle": state.sequence,
+        "slot": tested.slot,
+        "worker": tested.label,
+        "metrics": dict(event.metrics),
+        "samples": report.samples if report is not None and report.status is Status.ACCEPTED else None,
+        "seconds": event.at - tested.at,
+    }
+
+
 def _aggregated(state: CycleState, at: float) -> Row:
     accepted = state.with_status(Status.ACCEPTED)
     lost = state.with_status(Status.REFUSED, Status.FAILED)
@@ -128,6 +165,9 @@ class Standing(enum.StrEnum):
     REFUSED = "refused"
     FAILED = "failed"
     NO_ANSWER = "no answer"
+    TESTING = "testing"
+    TESTED = "tested"
+    LEFT = "left"
     STOPPED = "stopped"
     ABSENT = "not in this round"
 
@@ -138,11 +178,17 @@ class History:
     Attributes:
         rounds: dicts with round, loss, accepted, refused, samples, seconds, bytes.
         reports: dicts with round, worker, slot, samples, loss, verdict, message, tensor, seconds, bytes, norm,
-            warning, error; the verdict of a worker that didn't answer in time is NOT_ANSWERED.
+            warning, error; the verdict of a worker that didn't answer in time is NOT_ANSWERED, of one that left
+            before it reported WORKER_LEFT.
+        tests: dicts with round, worker, slot, samples (that it trained on in this round, or None), metrics (by name, a
+            number or text), seconds: what each tester said of the model that the round made.
+        notifications: dicts with time (epoch seconds), round (the cycle), worker, slot (None for the owner),
+            notification, attempt, answer (HTTP status, or None), seconds, message: each call to a push participant.
         outcome, reason, code: None until the training is over; `code` also after, but for a failure's.
         stopping: whether a stop was asked for.
         workers: by slot, where each one that is known stands in the newest round: dicts with worker, state (a
-            `Standing`), since (when it was assigned, or None), samples, seconds, verdict, message.
+            `Standing`), since (when its work began, or None), samples, seconds, verdict, message, told (the newest
+            call to it and its answer, as "UPDATE_ROUND_START 3: 202 at attempt 2, 0.1 s"; "" without).
         cohort_size: clients of the newest round, with a fixed roster; else 0.
     """
 
@@ -152,6 +198,8 @@ class History:
         self.cohort_size = 0
         self.rounds: list[Row] = []
         self.reports: list[Row] = []
+        self.tests: list[Row] = []
+        self.notifications: list[Row] = []
         self.workers: dict[int, Row] = {}
         self.outcome: str | None = None
         self.reason: str | None = None
@@ -167,25 +215,43 @@ class History:
             case "opened":
                 self.cycle = row["cycle"]
                 self.cohort_size = len(row["cohort"] or ())
-                known = {slot: worker["worker"] for slot, worker in self.workers.items()}
-                for slot in sorted(known.keys() | set(row["cohort"] or ())):
-                    state = Standing.WAITING if slot in (row["cohort"] or ()) else Standing.ABSENT
-                    self._stands(slot, known.get(slot, f"client {slot}"), state)
+                cohort = set(row["cohort"] or ())
+                for slot in sorted(self.workers.keys() | cohort):
+                    if slot in cohort:
+                        self._stands(slot, self._name(slot), Standing.WAITING)
+                    elif self.workers[slot]["state"] is not Standing.LEFT:
+                        self._stands(slot, self._name(slot), Standing.ABSENT)
             case "assigned":
                 self._stands(row["slot"], row["worker"], Standing.TRAINING, since=row["at"])
             case "reported":
                 self._heard(_report_row(row), Standing.FAILED if row["error"] else Standing.REFUSED)
             case "expired":
-                self._heard(_report_row({**row, "verdict": str(ErrorCode.NOT_ANSWERED)}), Standing.NO_ANSWER)
+                verdict = str(ErrorCode.NOT_ANSWERED)
+                named = {**row, "worker": self._name(row["slot"], row["worker"]), "verdict": verdict}
+                self._heard(_report_row(named), Standing.NO_ANSWER)
             case "aggregated":
                 names = ("loss", "accepted", "refused", "samples", "seconds", "bytes")
                 self.rounds.append({"round": row["cycle"], **{name: row[name] for name in names}})
+            case "testing":
+                for slot in row["slots"]:
+                    self._stands(slot, self._name(slot), Standing.TESTING, since=row["at"])
+            case "tested":
+                told = {name: row[name] for name in ("worker", "slot", "samples", "metrics", "seconds")}
+                self.tests.append({"round": row["cycle"], **told})
+                known = {"samples": row["samples"], "seconds": row["seconds"]}
+                self._stands(row["slot"], row["worker"], Standing.TESTED, **known)
+            case "untested":
+                self._stands(row["slot"], row["worker"], Standing.NO_ANSWER)
+            case "left":
+                self._left(row)
+            case "notified":
+                self._told(row)
             case "stopping":
                 self.stopping = True
             case "finished":
                 self.outcome, self.reason, self.code = row["outcome"], row["reason"], row.get("code")
                 for worker in self.workers.values():
-                    if worker["state"] in (Standing.WAITING, Standing.TRAINING):
+                    if worker["state"] in (Standing.WAITING, Standing.TRAINING, Standing.TESTING):
                         worker["state"] = Standing.STOPPED
         return True
 
@@ -195,8 +261,36 @@ class History:
         told = {name: report[name] for name in ("samples", "seconds", "verdict", "message")}
         self._stands(report["slot"], report["worker"], state, **told)
 
+    def _left(self, row: Mapping[str, Any]) -> None:
+        verdict, reason = str(ErrorCode.WORKER_LEFT), row["reason"]
+        undecided = (Standing.WAITING, Standing.TRAINING)
+        if row["slot"] in self.workers and self.workers[row["slot"]]["state"] in undecided:
+            self._heard(_report_row({**row, "verdict": verdict, "message": reason}), Standing.LEFT)
+        else:
+            self._stands(row["slot"], row["worker"], Standing.LEFT, verdict=verdict, message=reason)
+
+    def _told(self, row: Mapping[str, Any]) -> None:
+        names = ("worker", "slot", "notification", "attempt", "answer", "seconds", "message")
+        self.notifications.append({"time": row["at"], "round": row["cycle"], **{name: row[name] for name in names}})
+        slot = row["slot"]
+        if slot is None:
+            return
+        if slot not in self.workers:
+            self._stands(slot, row["worker"], Standing.ABSENT)
+        which = row["notification"] if row["round"] is None else f"{row['notification']} {row['round']}"
+        answer = row["message"] or "no answer" if row["answer"] is None else row["answer"]
+        told = f"{which}: {answer} at attempt {row['attempt']}, {row['seconds']:.1f} s"
+        self.workers[slot] |= {"worker": row["worker"], "told": told}
+
+    def _name(self, slot: int, otherwise: str | None = None) -> str:
+        """What this slot's worker is called as far as is known: a row may have been written by who never met it."""
+        if slot in self.workers:
+            return str(self.workers[slot]["worker"])
+        return f"client {slot}" if otherwise is None else otherwise
+
     def _stands(self, slot: int, worker: str, state: Standing, **known: Any) -> None:
-        nothing = {"since": None, "samples": None, "seconds": math.nan, "verdict": "", "message": ""}
+        told = self.workers[slot]["told"] if slot in self.workers else ""
+        nothing = {"since": None, "samples": None, "seconds": math.nan, "verdict": "", "message": "", "told": told}
         self.workers[slot] = {"worker": worker, "state": state, **nothing, **known}
 
     def failures(self, round: int) -> list[Row]:

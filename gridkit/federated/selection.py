@@ -12,8 +12,7 @@ import numpy as np
 
 from gridkit.errors import ErrorCode
 from gridkit.federated.events import Decision, Draw, Reject, WorkerAsked
-from gridkit.federated.rules import CycleRules
-from gridkit.federated.state import HELD, Candidate, CycleState, Phase, Status
+from gridkit.federated.state import HELD, Candidate, CycleState, Departure, Phase, Status
 
 RETRY = 1.0
 """seconds after which a worker that got no work may ask again"""
@@ -23,12 +22,24 @@ LONGEST_RETRY = HELD / 2
 """the most that who waits for a time is told, so that a candidate counts as there when its draw comes"""
 
 
-def cohort(rules: CycleRules, sequence: int) -> tuple[int, ...]:
-    """The slots of a fixed roster that take part in a round: Philox(seed, round), without replacement."""
-    clients = rules.clients or 0
-    if rules.cohort_size >= clients:
-        return tuple(range(clients))
-    return _chosen(rules.seed, sequence, 0, range(clients), rules.cohort_size)
+def cohort(state: CycleState) -> tuple[int, ...]:
+    """The slots of a fixed roster that take part in the current round: Philox(seed, round), without replacement, of
+    those that hadn't left before it. It stays the same for as long as the round lasts."""
+    rules, gone, size = state.rules, departed(state), cohort_size(state)
+    here = [slot for slot in range(rules.clients or 0) if slot not in gone]
+    if size >= len(here):
+        return tuple(here)
+    return _chosen(rules.seed, state.sequence, 0, here, size)
+
+
+def cohort_size(state: CycleState) -> int:
+    """As many as the rules say while so many are left, so that who leaves costs nothing where others can stand in."""
+    return min(state.rules.cohort_size, (state.rules.clients or 0) - len(departed(state)))
+
+
+def departed(state: CycleState) -> dict[int, Departure]:
+    """By slot, who left before the current round."""
+    return {slot: departure for slot, departure in state.left.items() if departure.cycle < state.sequence}
 
 
 def _chosen(seed: int, sequence: int, draw: int, slots: Sequence[int], places: int) -> tuple[int, ...]:
@@ -56,7 +67,7 @@ def unfit(state: CycleState, event: WorkerAsked) -> Reject | None:
             return Reject(event.worker, ErrorCode.COOLING_DOWN, reason, None)
         left = RETRY if state.deadline is None else state.deadline - event.at
         return Reject(event.worker, ErrorCode.COOLING_DOWN, reason, max(RETRY, min(left, LONGEST_RETRY)))
-    if rules.clients is not None and event.slot not in cohort(rules, state.sequence):
+    if rules.clients is not None and event.slot not in cohort(state):
         reason = f"round {state.sequence} goes on without this client"
         return Reject(event.worker, ErrorCode.NOT_IN_COHORT, reason, RETRY)
     return None

@@ -17,6 +17,7 @@ HELD = 60.0
 class Phase(enum.StrEnum):
     OPEN = "open"
     AGGREGATING = "aggregating"
+    TESTING = "testing"
     FINISHED = "finished"
 
 
@@ -68,8 +69,44 @@ class Candidate:
         return {name: getattr(self, name) for name in _CANDIDATE}
 
 
+class Answer(enum.StrEnum):
+    """Where a tester stands; `PENDING` while the cycle is tested, never after."""
+
+    PENDING = "pending"
+    DONE = "done"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """One tester of the newest model. `at` is when its test began; `digest` is of what it said."""
+
+    label: str
+    slot: int
+    at: float
+    status: Answer = Answer.PENDING
+    digest: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _TESTED}
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """Who left, in which cycle, and why. The cycles after that one do without it."""
+
+    cycle: int
+    label: str
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _DEPARTURE}
+
+
 _ASSIGNMENT = tuple(item.name for item in fields(Assignment))
 _CANDIDATE = tuple(item.name for item in fields(Candidate))
+_TESTED = tuple(item.name for item in fields(Tested))
+_DEPARTURE = tuple(item.name for item in fields(Departure))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +114,14 @@ class CycleState:
     """All that is known of a training's cycles; small, a value, and JSON.
 
     Attributes:
-        deadline: when the cycle that is open shall close.
+        deadline: when the cycle that is open shall close, or the test of its model end.
         assignments, previous: by worker, of this cycle and of the last.
         present: with `min_workers`: when each worker that may have work asked last.
         queue: with a random pool: this cycle's candidates.
         draws, draw_at: how many draws this cycle has had, and when the next one is.
         served: with `do_not_reuse_workers_until_cycle`: the last cycle in which each worker's report counted.
+        tests: by worker, who tests the newest model, or tested the newest that was; until the next is tested.
+        left: by slot, who takes no further part.
     """
 
     rules: CycleRules
@@ -97,6 +136,8 @@ class CycleState:
     draws: int = 0
     draw_at: float | None = None
     served: Mapping[str, int] = field(default_factory=dict)
+    tests: Mapping[str, Tested] = field(default_factory=dict)
+    left: Mapping[int, Departure] = field(default_factory=dict)
     stopping: bool = False
     outcome: str | None = None
     reason: str | None = None
@@ -120,8 +161,8 @@ class CycleState:
         return sorted(chosen, key=lambda a: a.slot)
 
     def to_json(self) -> dict[str, Any]:
-        def plain(items: Mapping[str, Assignment | Candidate]) -> dict[str, dict[str, Any]]:
-            return {worker: item.to_json() for worker, item in items.items()}
+        def plain(items: Mapping[Any, Assignment | Candidate | Tested | Departure]) -> dict[str, dict[str, Any]]:
+            return {str(key): item.to_json() for key, item in items.items()}
 
         value = {item.name: getattr(self, item.name) for item in fields(self)}
         return value | {
@@ -129,6 +170,8 @@ class CycleState:
             "assignments": plain(self.assignments),
             "previous": plain(self.previous),
             "queue": plain(self.queue),
+            "tests": plain(self.tests),
+            "left": plain(self.left),
         }
 
     @classmethod
@@ -146,6 +189,11 @@ class CycleState:
                 "assignments": assignments(value["assignments"]),
                 "previous": assignments(value["previous"]),
                 "queue": {worker: Candidate(**item) for worker, item in value.get("queue", {}).items()},
+                "tests": {
+                    worker: Tested(**{**item, "status": Answer(item["status"])})
+                    for worker, item in value.get("tests", {}).items()
+                },
+                "left": {int(slot): Departure(**item) for slot, item in value.get("left", {}).items()},
             }
         )
 

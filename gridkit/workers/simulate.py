@@ -183,7 +183,7 @@ class Simulation(RunSource):
         self._state, decisions = cycle.CycleState.start(self._rules, time.time())
         self._publish(history.publish(None, None, self._state, decisions))
         while self._state.phase is cycle.Phase.OPEN:
-            for slot in cycle.cohort(self._rules, self._state.sequence):
+            for slot in cycle.cohort(self._state):
                 self._hear_stops()
                 if self._state.phase is cycle.Phase.OPEN:
                     self._work(slot)

@@ -75,9 +75,19 @@ class Training:
         assert isinstance(answer, cycle.Accept), answer
         return self.step(came(self.now, worker, answer.request_key, **report))
 
-    def aggregated(self) -> tuple[cycle.Decision, ...]:
+    def aggregated(self, *testers: int) -> tuple[cycle.Decision, ...]:
         assert self.state.phase is Phase.AGGREGATING
-        return self.step(cycle.Aggregated(self.now, self.state.sequence, 0.1))
+        everybody = tuple(cycle.Tester(f"id-{n}", f"client {n}", n) for n in testers)
+        return self.step(cycle.Aggregated(self.now, self.state.sequence, 0.1, everybody))
+
+    def tests(self, worker: int, digest: str = "t", accuracy: float | str = 0.5) -> cycle.Decision:
+        """The answer to what a tester says."""
+        decisions = self.step(cycle.TestCame(self.now, f"id-{worker}", digest, {"accuracy": accuracy}))
+        (answer,) = (d for d in decisions if isinstance(d, cycle.Count | cycle.Refuse | cycle.Duplicate))
+        return answer
+
+    def leave(self, worker: int, reason: str = "answered 500") -> tuple[cycle.Decision, ...]:
+        return self.step(cycle.WorkerLeft(self.now, f"id-{worker}", worker, f"client {worker}", reason))
 
     def status(self, worker: int) -> Status:
         return self.state.assignments[f"id-{worker}"].status
@@ -96,7 +106,7 @@ class Training:
         state, rules = self.state, self.rules
         if isinstance(event, cycle.WorkerAsked):
             assert sum(isinstance(d, cycle.Accept | cycle.Reject) for d in decisions) == 1
-        if isinstance(event, cycle.ReportCame):
+        if isinstance(event, cycle.ReportCame | cycle.TestCame):
             assert sum(isinstance(d, cycle.Count | cycle.Refuse | cycle.Duplicate) for d in decisions) == 1
         if isinstance(event, cycle.Tick) and state.due is not None:
             assert state.due > event.at, "the shell's timer would spin"

@@ -13,7 +13,19 @@ from hypothesis import strategies as st
 from gridkit.errors import AccessError, ConflictError, ErrorCode, RunError
 from gridkit.federated import cycle
 from gridkit.federated.checks import Verdict
-from gridkit.federated.cycle import Accept, Count, Duplicate, Expire, Finish, Open, Phase, Refuse, Reject, Status
+from gridkit.federated.cycle import (
+    Accept,
+    Count,
+    CycleState,
+    Duplicate,
+    Expire,
+    Finish,
+    Open,
+    Phase,
+    Refuse,
+    Reject,
+    Status,
+)
 from gridkit.federated.rules import CycleRules
 from gridkit.results import failure
 from tests.federated.machine import BAD, FAILED, Training, came
@@ -63,7 +75,7 @@ def test_after_the_end_nobody_needs_to_come_again() -> None:
 
 def test_the_cohort_decides_who_takes_part() -> None:
     training = Training(clients=10, fraction=0.3, seed=1)
-    members = cycle.cohort(training.rules, 1)
+    members = cycle.cohort(training.state)
     assert len(members) == 3
     for slot in range(10):
         answer = training.ask(slot)
@@ -390,16 +402,17 @@ def test_the_last_round_is_completed_even_when_a_stop_was_asked_for() -> None:
 )
 def test_cohorts(clients: int, fraction: float, seed: int, sequence: int) -> None:
     rules = CycleRules(clients=clients, fraction=fraction, seed=seed)
-    members = cycle.cohort(rules, sequence)
-    assert members == cycle.cohort(rules, sequence)
+    members = cycle.cohort(CycleState(rules, sequence=sequence))
+    assert members == cycle.cohort(CycleState(rules, sequence=sequence))
     assert list(members) == sorted(set(members)) and set(members) <= set(range(clients))
     assert len(members) == max(1, round(fraction * clients))
 
 
 def test_cohorts_change_with_round_and_seed_and_draw_everyone_alike() -> None:
     rules = CycleRules(clients=10, fraction=0.2, seed=3)
-    drawn = [cycle.cohort(rules, sequence) for sequence in range(1, 1001)]
+    drawn = [cycle.cohort(CycleState(rules, sequence=sequence)) for sequence in range(1, 1001)]
     assert len(set(drawn)) == 45  # every pair comes up in 1000 rounds
     counts = [sum(slot in members for members in drawn) for slot in range(10)]
     assert min(counts) > 150 and max(counts) < 250
-    assert drawn != [cycle.cohort(replace(rules, seed=4), sequence) for sequence in range(1, 1001)]
+    other = replace(rules, seed=4)
+    assert drawn != [cycle.cohort(CycleState(other, sequence=sequence)) for sequence in range(1, 1001)]

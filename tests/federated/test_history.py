@@ -171,11 +171,11 @@ def test_those_outside_of_the_cohort_are_named_once_they_are_known() -> None:
     training = Training(clients=4, num_cycles=20, fraction=0.5)
     known: set[str] = set()
     for _ in range(6):
-        cohort = {f"client {slot}" for slot in cycle.cohort(training.rules, training.state.sequence)}
+        cohort = {f"client {slot}" for slot in cycle.cohort(training.state)}
         known |= cohort
         assert {name for name, state in standing(training).items() if state == "waiting"} == cohort
         assert {name for name, state in standing(training).items() if state == "not in this round"} == known - cohort
-        for slot in cycle.cohort(training.rules, training.state.sequence):
+        for slot in cycle.cohort(training.state):
             training.work(slot)
         training.aggregated()
     assert len(known) == 4

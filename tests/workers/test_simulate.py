@@ -11,7 +11,7 @@ import torch
 
 import gridkit as gk
 from gridkit.errors import ErrorCode, NotFoundError, PlanError, RunError, UsageError, WorkersFailed
-from gridkit.federated.cycle import CycleRules, cohort
+from gridkit.federated.cycle import CycleRules, CycleState, cohort
 from gridkit.run import Run
 from gridkit.workers.local import train_client
 from gridkit.workers.settings import start_state
@@ -38,7 +38,7 @@ def by_hand(
     for number in range(1, rounds + 1):
         total = {name: np.zeros(array.shape) for name, array in state.items()}
         weight = 0.0
-        for slot in cohort(rules, number):
+        for slot in cohort(CycleState(rules, sequence=number)):
             x, y = data[slot]
             local = train_client(plan, state, x, y, batch_size=8, seed=seed, round=number, slot=slot)
             for name, diff in local.diff.items():
@@ -133,7 +133,7 @@ def test_metrics_and_reports() -> None:
     assert metrics["norm"].notna().all() and metrics["norm"].iloc[-1] == done.model[0].weight.norm().item()
     rules = CycleRules(clients=4, fraction=0.5, seed=2)
     for number in (1, 2, 3):
-        members = [f"client {slot}" for slot in cohort(rules, number)]
+        members = [f"client {slot}" for slot in cohort(CycleState(rules, sequence=number))]
         assert done.reports.query("round == @number")["worker"].tolist() == members
     sizes = done.reports.groupby("round")["samples"].sum()
     assert metrics["samples"].tolist() == sizes.tolist()
