@@ -23,6 +23,9 @@ NAMES = (
     "aggregate-decided",
     "aggregate-committed",
     "collected",
+    "push-assigned",
+    "push-sent",
+    "push-told",
 )
 
 

@@ -58,6 +58,8 @@ class Rounds:
         self.clock = Clock()
         self.closing = False
         self.news = asyncio.Event()
+        self.observers: list[Callable[[Process], None]] = []
+        """called with each new state of a process"""
         self._timer_due = asyncio.Event()
         self._committed = Recent()  # what the event loop sees
         self._written = Recent()  # what the writer's thread goes on from, in the group that it commits
@@ -172,6 +174,8 @@ class Rounds:
         process, decisions, changed = await self.db.write(transact)
         self._committed.put_newer(process)
         if changed:
+            for observe in self.observers:
+                observe(process)
             self.announce()
         for decision in decisions:
             if isinstance(decision, cycle.Aggregate):

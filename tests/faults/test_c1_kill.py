@@ -55,7 +55,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     scene.node.terminate()
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "hosted"])
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "hosted" and not n.startswith("push")])
 def test_the_node_dies_at(scene: Scene, name: str) -> None:
     scene.node.terminate()
     scene.node.start(failpoint=f"{name}:{6 if name.startswith('report') else 2}")

@@ -171,7 +171,7 @@ push_member = sa.Table(
     sa.Column("account", sa.String(200), primary_key=True),
     sa.Column("slot", sa.Integer, nullable=False),
     sa.Column("worker", sa.String(64)),  # `worker.id`, once it is started; never leaves the node
-    sa.Column("told", sa.Integer, nullable=False),  # the last notification that it took: see `notifier.step`
+    sa.Column("told", sa.Integer, nullable=False),  # the last notification that it took: see `due.Notification`
     sa.UniqueConstraint("training", "slot"),
 )
 event = sa.Table(
