@@ -20,13 +20,18 @@ MAX_DEPTH = 100
 """of JSON: objects and lists in one another"""
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Text that is shown and logged as it is.
+
+    Raises:
+        ValueError: it has control characters, or what no UTF-8 has.
+    """
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
         raise ValueError("control characters and lone surrogates are not allowed")
     return text
 
 
-Text = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_plain)]
+Text = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(plain)]
 """An id, a name, a version or a label: 1 to 200 characters, none of them a control character."""
 
 Key = Annotated[str, Field(min_length=1, max_length=200)]
@@ -173,7 +178,7 @@ class CreateToken(Message):
     scopes: Annotated[list[Literal["browse", "run", "host", "train", "manage"]], Field(min_length=1)] | None = None
     """none: all that the account may"""
     expires: TokenSeconds = 90 * 86400.0
-    label: Annotated[str, Field(max_length=200), AfterValidator(_plain)] = ""
+    label: Annotated[str, Field(max_length=200), AfterValidator(plain)] = ""
 
 
 class ConnectNode(Message):

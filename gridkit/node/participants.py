@@ -181,14 +181,12 @@ class Participants:
 
     async def listing(self, principal: Principal) -> list[dict[str, Any]]:
         """Every participant for owners and data scientists, themselves for others, oldest first: `name, id, endpoint,
-        signed, created_at, role`, and what it says of itself.
+        signed, created_at, client` (whether it takes part in trainings), and what else it says of itself.
 
-        A scientist is told of another's endpoint only where it is, ``https://host:port``.
+        Data scientists are told of another only where it is called, ``https://host:port``.
         """
         self._access.allow(principal, "list-participants")
-        wanted = sa.select(db.participant, db.account.c.role).join(
-            db.account, db.account.c.name == db.participant.c.account
-        )
+        wanted = sa.select(db.participant)
         if principal.role not in (Role.OWNER, Role.SCIENTIST):
             wanted = wanted.where(db.participant.c.account == principal.name)
         wanted = wanted.order_by(db.participant.c.created_at, db.participant.c.account)
@@ -217,7 +215,7 @@ def _shown(row: Any, *, whole: bool) -> dict[str, Any]:
         "endpoint": row.endpoint if whole else f"{target.url.scheme}://{target}",
         "signed": row.secret is not None,
         "created_at": row.created_at,
-        "role": row.role,
+        "client": row.profile.get("client", True),
     }
     return {**(row.profile if whole else {}), **told}
 

@@ -238,7 +238,7 @@ class Access:
         return known
 
     async def of_headers(self, headers: Iterable[tuple[bytes, bytes]], address: str = "") -> Principal:
-        """Who stands in the Authorization headers: Bearer, Api-Key, or Basic, with a token or a name's password."""
+        """Who stands in the Authorization headers: Bearer, Api-Key, Token, or Basic (a token, or a name's password)."""
         refused: AccessError | None = None
         for header, value in headers:
             if header != b"authorization":
@@ -311,17 +311,17 @@ _RIGHT = "use a token with that right, or ask the node's owner"
 
 
 def _credential(header: str) -> tuple[str, str]:
-    """The name ("" if there is none) and the token or password."""
+    """The name ("" if there is none) and the token or password. No password is empty: a name alone is a token."""
     scheme, _, rest = header.partition(" ")
-    if scheme.lower() in ("bearer", "api-key"):
+    if scheme.lower() in ("bearer", "api-key", "token"):
         return "", rest.strip()
     if scheme.lower() == "basic":
         try:
             name, _, password = base64.b64decode(rest.strip(), validate=True).decode().partition(":")
-            return name, password
+            return (name, password) if password else ("", name)
         except (binascii.Error, UnicodeDecodeError):
             raise _unauthenticated("the Basic credentials can't be read") from None
-    raise _unauthenticated("the Authorization header must be Bearer, Api-Key or Basic")
+    raise _unauthenticated("the Authorization header must be Bearer, Api-Key, Token or Basic")
 
 
 def wrong_token() -> AccessError:

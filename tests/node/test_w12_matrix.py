@@ -49,6 +49,13 @@ RIGHTS: dict[str, tuple[set[str], str | None, set[str]]] = {
     "issue-token": (MEMBERS, "host", {SCIENTIST}),
     "observe": (MEMBERS, "browse", {SCIENTIST}),
     "stop": (MEMBERS, "host", {SCIENTIST}),
+    "add-participant": ({OWNER}, "manage", set()),
+    "list-participants": (NAMED, "browse", {WORKER}),
+    "host-archive": (MEMBERS, "host", {SCIENTIST}),
+    "host-push": (MEMBERS, "host", {SCIENTIST}),
+    "start-push": (NAMED, "train", {SCIENTIST}),
+    "observe-push": (NAMED, "browse", {SCIENTIST}),
+    "take-part": (NAMED, "train", set()),
     "list-users": (NAMED, "browse", {SCIENTIST, WORKER}),
     "add-user": ({OWNER}, "manage", set()),
     "remove-user": ({OWNER}, "manage", set()),
@@ -121,15 +128,28 @@ class World:
         return name
 
 
+ENDPOINT = "http://127.0.0.1:9999/"
+
+
+def participant(node: NodeUnderTest, name: str, *, actor: bool) -> str:
+    """Register one; a token of its account that is good for all that its role may."""
+    wish = {"username": name, "password": "a long password", "message_endpoint": ENDPOINT, "actor": actor}
+    with node.http() as http:
+        made = http.post("/push/api/users/", json=wish)
+        assert made.status_code == 201, made.text
+        return str(http.post("/tokens", json={"user": name}).json()["token"])
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    node = NodeUnderTest(tmp_path_factory.mktemp("w12") / "data", "--limit", "wrong_rate=1000")
+    options = ["--limit", "wrong_rate=1000", "--allow-target", "127.0.0.1"]
+    node = NodeUnderTest(tmp_path_factory.mktemp("w12") / "data", *options)
     who = {
         "the node's token": Who(TOKEN, OWNER, "owner"),
         "olga": Who(node.add_user("olga", "owner"), OWNER, "olga"),
-        "ana": Who(node.add_user("ana"), SCIENTIST, "ana"),
+        "ana": Who(participant(node, "ana", actor=True), SCIENTIST, "ana"),
         "ben": Who(node.add_user("ben"), SCIENTIST, "ben"),
-        "wim": Who(node.add_user("wim", "worker"), WORKER, "wim"),
+        "wim": Who(participant(node, "wim", actor=False), WORKER, "wim"),
         "anonymous": Who(None, ANYBODY),
         "garbage": Who("gk_0000000000000000_" + "0" * 43, None),
     }
@@ -237,7 +257,7 @@ def test_w12_every_message_for_every_credential(world: World) -> None:
 
 OPEN = {"enrol", "retrieve-model", "host-training", "list-peers", "connect-node", "list-models", "download-model"}
 OPEN |= {"run-inference", "host-model", "upload", "replace-model", "delete-model", "run-plan", "publish-dataset"}
-OPEN |= {"delete-dataset"}
+OPEN |= {"delete-dataset", "add-participant"}
 """what --open opens: the old protocols, and nothing of accounts, tokens and other people's trainings"""
 
 
@@ -330,6 +350,28 @@ def _tokens(world: World, http: httpx.Client, owner: str) -> httpx.Response:
     return answer if answer.is_error else _sees(answer, owner in [token["user"] for token in answer.json()["tokens"]])
 
 
+def _participants(world: World, http: httpx.Client, owner: str) -> httpx.Response:
+    answer = http.get("/push/participants")
+    return answer if answer.is_error else _sees(answer, owner in [one["name"] for one in answer.json()["participants"]])
+
+
+def _push_users(world: World, http: httpx.Client, owner: str) -> httpx.Response:
+    answer = http.get("/push/api/users/")
+    return answer if answer.is_error else _sees(answer, owner in [user["username"] for user in answer.json()])
+
+
+def _push_user(world: World, http: httpx.Client, owner: str) -> httpx.Response:
+    with world.node.http() as boss:
+        (id,) = (user["id"] for user in boss.get("/push/api/users/").json() if user["username"] == owner)
+    answer = http.get(f"/push/api/users/{id}/")
+    return httpx.Response(403) if answer.status_code == 404 else answer  # to others it doesn't exist
+
+
+def _push_myself(world: World, http: httpx.Client, owner: str) -> httpx.Response:
+    answer = http.get("/push/api/users/myself/")
+    return answer if answer.is_error else _sees(answer, answer.json()["username"] == owner)
+
+
 def _new_version(world: World, http: httpx.Client, owner: str) -> httpx.Response:
     return serve(http, world.model(owner), new_version="True")
 
@@ -372,6 +414,9 @@ OWNED: dict[tuple[str, str], tuple[str, Try]] = {
         "issue-token",
         lambda w, http, owner: http.post("/model-centric/worker-token", json=_form(w.training(owner)["name"])),
     ),
+    ("GET", "/push/participants"): ("list-participants", _participants),
+    ("GET", "/push/api/users"): ("list-participants", _push_users),
+    ("GET", "/push/api/users/{user_id}/"): ("list-participants", _push_user),
     ("GET", "/users"): ("list-users", _users),
     ("PUT", "/users/{name}/password"): (
         "set-password",
@@ -394,6 +439,7 @@ OWNED: dict[tuple[str, str], tuple[str, Try]] = {
 """routes on objects that have an owner, with the operation that is asked of the object"""
 
 PRIVATE: dict[tuple[str, str], Try] = {
+    ("GET", "/push/api/users/myself"): _push_myself,
     ("GET", "/uploads/{upload_id}"): lambda w, http, owner: _upload(w, http, owner, "GET"),
     ("PATCH", "/uploads/{upload_id}"): lambda w, http, owner: _upload(w, http, owner, "PATCH"),
     ("DELETE", "/uploads/{upload_id}"): lambda w, http, owner: _upload(w, http, owner, "DELETE"),
@@ -420,7 +466,7 @@ NO_OBJECT = {
     "list-peers",
     "connect-node",
 }
-NO_OBJECT |= {"host-model", "upload", "publish-dataset", "authenticate"}
+NO_OBJECT |= {"host-model", "upload", "publish-dataset", "authenticate", "add-participant"}
 
 
 def test_w12_every_route_on_an_object_has_an_entry(tmp_path: Path) -> None:

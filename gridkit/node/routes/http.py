@@ -270,6 +270,15 @@ async def on_gridkit_error(request: Request, error: Exception) -> Response:
     kind = request.scope["path"].strip("/")
     if kind in ENVELOPED:
         body = enveloped(kind, {"status": "error", **body})
+    return _error_answer(request, body, status, headers)
+
+
+def _error_answer(request: Request, body: dict[str, Any], status: int, headers: dict[str, str]) -> Response:
+    """Clients of the push protocol look for the text in `detail`."""
+    if request.scope["path"].startswith("/push/"):
+        body = {**body, "detail": body["message"]}
+        if status == 401:
+            headers = {**headers, "www-authenticate": 'Basic realm="gridkit", Token'}
     return JSONResponse(body, status, headers)
 
 
@@ -277,11 +286,12 @@ async def on_disconnect(_request: Request, _error: Exception) -> Response:
     return Response(status_code=400)  # nobody is there to read it
 
 
-async def on_http_error(_request: Request, error: Exception) -> Response:
+async def on_http_error(request: Request, error: Exception) -> Response:
     """Starlette's own: no such path, no such method, a form that can't be read."""
     assert isinstance(error, HTTPException)
     code = ErrorCode.NOT_FOUND if error.status_code == 404 else ErrorCode.BAD_REQUEST
-    return JSONResponse(error_body(NodeError(str(error.detail), code=code)), error.status_code, error.headers)
+    body: dict[str, Any] = error_body(NodeError(str(error.detail), code=code))
+    return _error_answer(request, body, error.status_code, dict(error.headers or {}))
 
 
 async def on_store_error(request: Request, error: Exception) -> Response:
