@@ -26,6 +26,7 @@ from gridkit.node.datasets import Datasets
 from gridkit.node.guard import Guard
 from gridkit.node.identities import Identities
 from gridkit.node.models import Models
+from gridkit.node.notifier import Notifier
 from gridkit.node.outbound import Outbound
 from gridkit.node.participants import Participants
 from gridkit.node.passwords import Passwords
@@ -37,7 +38,7 @@ from gridkit.node.rights import Access
 from gridkit.node.rounds import Rounds
 from gridkit.node.routes import accounts as account_routes
 from gridkit.node.routes import datasets as dataset_routes
-from gridkit.node.routes import events, http, join, model_centric, nodes, speed_test
+from gridkit.node.routes import events, http, join, model_centric, nodes, push_users, speed_test
 from gridkit.node.routes import models as model_routes
 from gridkit.node.routes import socket as socket_routes
 from gridkit.node.routes import uploads as upload_routes
@@ -78,13 +79,14 @@ def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Servic
     blobs = Blobs(settings.blobs or str(settings.data / "blobs"))
     runner = Runner(settings.limits)
     rounds = Rounds(database, blobs, runner)
+    notifier = Notifier(rounds, participants, outbound, settings.limits)
     peers = Peers(database, access, outbound, kept_identity(settings), rounds.clock)
     quota = Quota(settings.limits)
     models = Models(database, blobs, access, runner, quota, rounds.clock)
     datasets = Datasets(database, blobs, access, runner, quota, rounds.clock)
     uploads = Uploads(blobs, settings.limits)
-    trainings = Trainings(rounds, access, Door(access, rounds, outbound))
-    service = Service(access, watch, accounts, trainings, models, datasets, peers, uploads, participants)
+    trainings = Trainings(rounds, access, Door(access, rounds, outbound), participants, notifier.follow)
+    service = Service(access, watch, accounts, trainings, models, datasets, peers, uploads, participants, notifier)
     app = Starlette(
         routes=[
             *model_routes.ROUTES,
@@ -92,6 +94,7 @@ def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Servic
             *speed_test.ROUTES,
             *join.ROUTES,
             *account_routes.ROUTES,
+            *push_users.ROUTES,
             *dataset_routes.ROUTES,
             *nodes.ROUTES,
             *upload_routes.ROUTES,
@@ -179,6 +182,7 @@ async def _serve(settings: NodeSettings, with_parent: bool) -> None:
         await service.accounts.start()
         service.models.start()
         await service.trainings.rounds.start()
+        await service.notifier.start()
         server = Server(config, service)
         if with_parent:
             threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
@@ -186,6 +190,7 @@ async def _serve(settings: NodeSettings, with_parent: bool) -> None:
         await server.serve(sockets=[listening])
         await announcement
     finally:
+        await service.notifier.close()
         await service.trainings.rounds.close()
         service.accounts.close()
         service.watch.close()

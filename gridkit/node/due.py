@@ -68,12 +68,12 @@ START: Final = Notification(NotificationType.TRAINING_START, 0)
 FINISH: Final = Notification(NotificationType.TRAINING_FINISHED, FINISHED)
 
 
-def update(sequence: int) -> Notification:
+def round_to_train(sequence: int) -> Notification:
     """Train in this cycle."""
     return Notification(NotificationType.UPDATE_ROUND_START, 2 * sequence - 1, sequence - 1)
 
 
-def test(sequence: int) -> Notification:
+def round_to_test(sequence: int) -> Notification:
     """Test what this cycle made."""
     return Notification(NotificationType.MODEL_TEST_ROUND, 2 * sequence, sequence)
 
@@ -99,9 +99,9 @@ def due(state: CycleState, member: Member) -> Notification | None:
     elif member.told == NOTHING:
         found = START
     elif state.phase is Phase.OPEN and _has_to_train(state, member):
-        found = update(state.sequence)
+        found = round_to_train(state.sequence)
     elif state.phase is Phase.TESTING and _has_to_test(state, member):
-        found = test(state.sequence)
+        found = round_to_test(state.sequence)
     return found if found is not None and member.told < found.step else None
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gridkit.node.accounts import Accounts
 from gridkit.node.datasets import Datasets
 from gridkit.node.models import Models
+from gridkit.node.notifier import Notifier
 from gridkit.node.participants import Participants
 from gridkit.node.peers import Peers
 from gridkit.node.rights import Access
@@ -28,3 +29,4 @@ class Service:
     peers: Peers
     uploads: Uploads
     participants: Participants
+    notifier: Notifier
