@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
@@ -43,6 +44,8 @@ class Accounts:
         self._identities = identities
         self._passwords = passwords
         self._rates = rates
+        self.on_removal: list[Callable[[str], None]] = []
+        """called with the name of an account that was removed"""
 
     async def start(self) -> None:
         await self._identities.start()
@@ -110,6 +113,8 @@ class Accounts:
             return ended
 
         self._identities.revoke(await self._db.write(delete))
+        for observe in self.on_removal:
+            observe(name)
 
     async def set_password(self, principal: Principal, name: str, wish: messages.SetPassword) -> None:
         """Another password; every login of the account ends, but for the one that asks. Its other tokens stay.

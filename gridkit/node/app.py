@@ -80,6 +80,7 @@ def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Servic
     runner = Runner(settings.limits)
     rounds = Rounds(database, blobs, runner)
     notifier = Notifier(rounds, participants, outbound, settings.limits)
+    accounts.on_removal.append(notifier.removed)
     peers = Peers(database, access, outbound, kept_identity(settings), rounds.clock)
     quota = Quota(settings.limits)
     models = Models(database, blobs, access, runner, quota, rounds.clock)
