@@ -110,6 +110,12 @@ class Users(Listing):
     _what, _key, _columns = "user", "name", ("name", "role", "password", "created_at")
 
 
+class Participants(Listing):
+    """The push participants that a node knows."""
+
+    _what, _key, _columns = "participant", "name", ("name", "id", "endpoint", "signed", "created_at")
+
+
 class Tokens(Listing):
     """The tokens of accounts on a node, without their secrets."""
 

@@ -14,7 +14,7 @@ from gridkit.bridge import BRIDGE, sync
 from gridkit.client import credentials
 from gridkit.errors import UsageError
 from gridkit.federated import strategies
-from gridkit.listings import Datasets, Models, Tokens, Users
+from gridkit.listings import Datasets, Models, Participants, Tokens, Users
 from gridkit.plans.plan import Plan
 from gridkit.run import Run
 from gridkit.widgets import words
@@ -161,6 +161,11 @@ class Session(cells.ShortDir):
         return BRIDGE.sync(self._core.dataset_tags())
 
     @property
+    def participants(self) -> Participants:
+        """The push participants that the node knows, oldest first: all for its owner and for data scientists."""
+        return BRIDGE.sync(self._core.participants())
+
+    @property
     def users(self) -> Users:
         """The accounts on the node, those of others only for its owner."""
         return BRIDGE.sync(self._core.users())
@@ -182,6 +187,8 @@ class Session(cells.ShortDir):
     issue_token = sync(_Core.issue_token)
     join = sync(_Core.join)
     publish = sync(_Core.publish)
+    push_participant = sync(_Core.push_participant)
+    remove_participant = sync(_Core.remove_participant)
     remove_user = sync(_Core.remove_user)
     revoke_token = sync(_Core.revoke_token)
     run_plan = sync(_Core.run_plan)

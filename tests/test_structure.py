@@ -48,6 +48,7 @@ ARROWS: dict[str, set[str]] = {
         "origin",
         "plans",
         "policy",
+        "registered",
         "run",
         "widgets",
         "wire",

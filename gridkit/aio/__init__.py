@@ -23,6 +23,7 @@ from gridkit.aio.models import Models
 from gridkit.aio.nodes import Nodes
 from gridkit.aio.participant import PushParticipant as PushParticipant
 from gridkit.aio.participant import serve_participant as serve_participant
+from gridkit.aio.participants import Participants
 from gridkit.aio.syft import Syft as Syft
 from gridkit.aio.trainings import RunT
 from gridkit.aio.websocket_grid import WebsocketGridClient as WebsocketGridClient
@@ -41,7 +42,7 @@ PATIENCE = 30.0
 """seconds for which a session waits for a node that doesn't answer, such as one that is being started again"""
 
 
-class SessionCore(Invitations[RunT], Models, Nodes, Accounts, Datasets):
+class SessionCore(Invitations[RunT], Models, Nodes, Accounts, Datasets, Participants):
     """What a person holds in a notebook: one node, what it hosts, and the worker processes of this session.
 
     Made by `launch` or `connect`; an async context manager. A part a file: `gridkit.aio.trainings`, ….
@@ -91,7 +92,8 @@ async def launch(
         data: folder to keep; None takes a temporary one, deleted at close.
         host: interface to listen on; "0.0.0.0" is all of them, so that other machines reach the node.
         workers: processes to start ahead; each needs about 300 MB once torch is loaded.
-        allow_targets: what the node may call by itself, as for `connect_nodes`: "HOST", "HOST:PORT" or a network.
+        allow_targets: what the node may call by itself, as for `connect_nodes` and `push_participant`: "HOST",
+            "HOST:PORT" or a network; nothing by default. ``["127.0.0.1"]`` are participants on the node's own machine.
         certfile, keyfile: TLS certificate and key (PEM), for the names by which others reach the node.
 
     Returns:
