@@ -32,13 +32,16 @@ from gridkit.node.participants import Participants
 from gridkit.node.passwords import Passwords
 from gridkit.node.peers import Peers
 from gridkit.node.protocol import GridkitHttp, GridkitWebSocket, brief
+from gridkit.node.push_models import PushModels
+from gridkit.node.push_trainings import PushTrainings
+from gridkit.node.push_updates import PushUpdates
 from gridkit.node.quota import Quota
 from gridkit.node.rates import Rates
 from gridkit.node.rights import Access
 from gridkit.node.rounds import Rounds
 from gridkit.node.routes import accounts as account_routes
 from gridkit.node.routes import datasets as dataset_routes
-from gridkit.node.routes import events, http, join, model_centric, nodes, push_users, speed_test
+from gridkit.node.routes import events, http, join, model_centric, nodes, push, push_trainings, push_users, speed_test
 from gridkit.node.routes import models as model_routes
 from gridkit.node.routes import socket as socket_routes
 from gridkit.node.routes import uploads as upload_routes
@@ -87,7 +90,22 @@ def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Servic
     datasets = Datasets(database, blobs, access, runner, quota, rounds.clock)
     uploads = Uploads(blobs, settings.limits)
     trainings = Trainings(rounds, access, Door(access, rounds, outbound), participants, notifier.follow)
-    service = Service(access, watch, accounts, trainings, models, datasets, peers, uploads, participants, notifier)
+    push_models = PushModels(rounds, access, participants, quota)
+    service = Service(
+        access,
+        watch,
+        accounts,
+        trainings,
+        models,
+        datasets,
+        peers,
+        uploads,
+        participants,
+        notifier,
+        push_models,
+        PushTrainings(trainings, push_models, access, quota),
+        PushUpdates(trainings, access, participants),
+    )
     app = Starlette(
         routes=[
             *model_routes.ROUTES,
@@ -96,6 +114,8 @@ def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Servic
             *join.ROUTES,
             *account_routes.ROUTES,
             *push_users.ROUTES,
+            *push.ROUTES,
+            *push_trainings.ROUTES,
             *dataset_routes.ROUTES,
             *nodes.ROUTES,
             *upload_routes.ROUTES,

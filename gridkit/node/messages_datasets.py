@@ -21,13 +21,17 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+Prose = Annotated[str, Field(max_length=10_000), AfterValidator(_prose)]
+"""A description: text with lines"""
+
+
 class PublishDataset(Message):
     id: Text
     kind: Literal["tensor", "tensors", "frame"]
     columns: Annotated[list[Text], Field(max_length=10_000)] | None = None
     """of a frame"""
     tags: Annotated[list[Text], Field(max_length=100)] = Field(default_factory=list)
-    description: Annotated[str, Field(max_length=10_000), AfterValidator(_prose)] = ""
+    description: Prose = ""
     policy: dict[str, Any] = Field(default_factory=dict)
     """see `gridkit.policy.Policy.to_json`"""
     upload_id: Key

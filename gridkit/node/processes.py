@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from gridkit.errors import ErrorCode, NodeError
 from gridkit.federated.cycle import CycleState
+from gridkit.federated.events import Tester
 from gridkit.node.store import tables as db
 from gridkit.wire.tensors import TensorSpec
 
@@ -122,6 +123,14 @@ def averaging_plan_of(c: sa.Connection, process_id: str) -> Any | None:
     """Its row of the table `plan` that is the node's own, if it has one."""
     mine = sa.select(db.plan).where(db.plan.c.process == process_id, db.plan.c.name == AVERAGING_PLAN)
     return c.execute(mine).first()
+
+
+def testers_of(c: sa.Connection, process_id: str) -> tuple[Tester, ...]:
+    """Its push participants: each tests every model on its own data."""
+    wanted = sa.select(db.worker.c.id, db.worker.c.label, db.worker.c.slot).order_by(db.worker.c.slot)
+    wanted = wanted.join(db.push_member, db.push_member.c.worker == db.worker.c.id)
+    rows = c.execute(wanted.where(db.worker.c.process == process_id))
+    return tuple(Tester(row.id, row.label, row.slot) for row in rows)
 
 
 def append_rows(c: sa.Connection, run: str, rows: Iterable[dict[str, Any]]) -> None:

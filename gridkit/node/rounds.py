@@ -21,7 +21,16 @@ from gridkit.federated import cycle, history
 from gridkit.federated.aggregate import aggregate, subtract
 from gridkit.node import averaging
 from gridkit.node.failpoint import failpoint
-from gridkit.node.processes import Process, Recent, all_processes, append_rows, averaging_plan_of, load, save
+from gridkit.node.processes import (
+    Process,
+    Recent,
+    all_processes,
+    append_rows,
+    averaging_plan_of,
+    load,
+    save,
+    testers_of,
+)
 from gridkit.node.runner import Runner
 from gridkit.node.store import garbage
 from gridkit.node.store import tables as db
@@ -221,8 +230,9 @@ class Rounds:
 
             with self.blobs.pinned(draft.digest):
                 await asyncio.to_thread(self.blobs.keep, draft)
+                testers = await self.db.read(lambda c: testers_of(c, process.id))
                 took = time.perf_counter() - started
-                await self.apply(process.id, lambda at: cycle.Aggregated(at, order.sequence, took), remember)
+                await self.apply(process.id, lambda at: cycle.Aggregated(at, order.sequence, took, testers), remember)
             failpoint("aggregate-committed")
         finally:
             old.close()

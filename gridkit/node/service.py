@@ -10,6 +10,9 @@ from gridkit.node.models import Models
 from gridkit.node.notifier import Notifier
 from gridkit.node.participants import Participants
 from gridkit.node.peers import Peers
+from gridkit.node.push_models import PushModels
+from gridkit.node.push_trainings import PushTrainings
+from gridkit.node.push_updates import PushUpdates
 from gridkit.node.rights import Access
 from gridkit.node.trainings import Trainings
 from gridkit.node.uploads import Uploads
@@ -30,3 +33,6 @@ class Service:
     uploads: Uploads
     participants: Participants
     notifier: Notifier
+    push_models: PushModels
+    push_trainings: PushTrainings
+    push_updates: PushUpdates

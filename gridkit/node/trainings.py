@@ -1,4 +1,4 @@
-"""Trainings on a node: host, request work, hand out models and plans, take reports, retrieve, stop.
+"""Trainings on a node: host (see `hosting`), request work, hand out models and plans, take reports, retrieve, stop.
 
 Each use-case takes checked values and a `Principal`, and raises typed errors; the routes only translate.
 """
@@ -8,30 +8,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, BinaryIO, NoReturn
 
 import sqlalchemy as sa
 
-from gridkit.errors import AccessError, ConflictError, ErrorCode, NodeError, NotFoundError, PlanError
-from gridkit.federated import cycle, history
+from gridkit.errors import AccessError, ConflictError, ErrorCode, NodeError, NotFoundError
+from gridkit.federated import cycle
 from gridkit.federated.checks import Verdict
 from gridkit.node import intake, messages, offers
 from gridkit.node.audit import about
 from gridkit.node.enrolment import enrol
 from gridkit.node.failpoint import failpoint
 from gridkit.node.forms import Forms
-from gridkit.node.processes import (
-    AVERAGING_PLAN,
-    Process,
-    all_processes,
-    append_rows,
-    averaging_plan_of,
-    bare,
-    plans_of,
-    read_rows,
-)
+from gridkit.node.hosting import Hosting
+from gridkit.node.participants import Participants
+from gridkit.node.processes import AVERAGING_PLAN, Process, all_processes, averaging_plan_of, plans_of, read_rows
 from gridkit.node.rights import Access, Principal, Role
 from gridkit.node.rounds import Rounds
 from gridkit.node.store import garbage
@@ -40,109 +32,16 @@ from gridkit.node.store.blobs import Draft
 from gridkit.node.worker_auth import Door, door_of
 
 
-class Trainings:
+class Trainings(Hosting):
     """The trainings of one node."""
 
-    def __init__(self, rounds: Rounds, access: Access, door: Door) -> None:
-        self.access = access
-        self.door = door
-        self.rounds = rounds
-        self._db = rounds.db
-        self._blobs = rounds.blobs
+    def __init__(
+        self, rounds: Rounds, access: Access, door: Door, participants: Participants, follow: Callable[[str], None]
+    ) -> None:
+        super().__init__(rounds, access, door, participants, follow)
         self._forms = Forms(rounds.blobs)
 
-    # -- hosting
-
-    async def host(
-        self,
-        principal: Principal,
-        model: BinaryIO,
-        plans: Mapping[str, bytes],
-        client_config: dict[str, Any],
-        server_config: dict[str, Any],
-        *,
-        averaging_plan: bytes | None = None,
-        request: str | None = None,
-    ) -> dict[str, Any]:
-        """Host a training process: its model, its plans, and the rules of its cycles.
-
-        Args:
-            model: a State message; its tensors are what reports must match.
-            plans: name to bytes, gridkit's own form.
-            client_config: for the workers; `name` and `version` are together unique.
-            server_config: see `federated.cycle.CycleRules`.
-            averaging_plan: bytes of a plan (`plans.averaging_form`) that averages the reports, in the runner.
-            request: the client's key for this; the same one again is done already, and has the same answer.
-
-        Returns:
-            `process` (id), `plans` (name to id), `worker_token`, and with a fixed roster `worker_tokens`, one a slot.
-        """
-        self.access.allow(principal, "host-training")
-        named = messages.parse(messages.ProcessName, client_config)
-        if named.version is None:
-            raise NodeError("client_config has no version", code=ErrorCode.BAD_CONFIG, status=400)
-        about(f"{named.name} {named.version}")
-        await self.door.check(server_config.get("authentication"))
-        rules = cycle.CycleRules.from_config({k: v for k, v in server_config.items() if k != "authentication"})
-        if not plans:
-            raise NodeError("a training process needs a plan", code=ErrorCode.BAD_PLAN, status=400)
-        for name, data in plans.items():
-            try:
-                await asyncio.to_thread(intake.check_plan, data)
-            except PlanError as error:
-                raise NodeError(f"plan '{name}': {error.message}", error.hint, code=error.code, status=400) from None
-        intake.check_averaging_config(server_config, rules, plans, hosted=averaging_plan is not None)
-        state, decisions = cycle.CycleState.start(rules, self.rounds.clock())
-        rows = history.publish(None, None, state, decisions)
-        draft = self._blobs.draft()
-        kept: list[str] = []
-        try:
-            specs = await asyncio.to_thread(intake.copy_model, model, draft)
-            if averaging_plan is not None:
-                await asyncio.to_thread(
-                    intake.check_averaging_plan, averaging_plan, specs, rules, self.rounds.runner.limits
-                )
-                plans = {**plans, AVERAGING_PLAN: averaging_plan}
-            digests = {name: hashlib.sha256(data).hexdigest() for name, data in plans.items()}
-            with self._blobs.pinned(draft.digest, *digests.values()):
-                kept.append(await asyncio.to_thread(self._blobs.keep, draft))
-                for data in plans.values():
-                    kept.append((await asyncio.to_thread(self._blobs.put, [data]))[0])
-                values = {
-                    "id": uuid.uuid4().hex,
-                    "name": named.name,
-                    "version": named.version,
-                    "owner": principal.name,
-                    "created_at": self.rounds.clock(),
-                    "client_config": client_config,
-                    "server_config": server_config,
-                    "model": [[spec.name, spec.dtype, list(spec.shape)] for spec in specs],
-                    "state": bare(state),
-                    "revision": 0,
-                    "deadline": state.due,
-                    "request": request,
-                }
-                process_id, plan_ids = await self._db.write(
-                    lambda c: _insert_process(c, values, kept[0], digests, rows)
-                )
-        except NodeError:
-            await garbage.discard(self._db, self._blobs, kept)
-            raise
-        finally:
-            await asyncio.to_thread(draft.discard)
-        failpoint("hosted")
-        self.rounds.announce()
-        answer: dict[str, Any] = {
-            "status": "success",
-            "process": process_id,
-            "plans": {name: number for name, number in plan_ids.items() if name != AVERAGING_PLAN},
-            "worker_token": self.access.issue(process_id),
-        }
-        if rules.clients:
-            answer["worker_tokens"] = [
-                self.access.issue(process_id, slot, f"client {slot}") for slot in range(rules.clients)
-            ]
-        return answer
+    # -- tokens of workers
 
     async def issue_token(self, principal: Principal, wish: messages.IssueToken) -> str:
         """A worker token for a hosted process, perhaps bound to a slot and a label, perhaps good for one worker."""
@@ -399,31 +298,6 @@ class Trainings:
 def _whose(principal: Principal) -> str | None:
     """Whose trainings this principal sees; None: everybody's."""
     return None if principal.role is Role.OWNER else principal.name
-
-
-def _insert_process(
-    c: sa.Connection, values: dict[str, Any], model: str, plans: Mapping[str, str], rows: list[dict[str, Any]]
-) -> tuple[str, dict[str, int]]:
-    """A process with its plans (name to digest), its first checkpoint and its first rows; its id, and its plans'."""
-    name, version = values["name"], values["version"]
-    taken = sa.select(db.process).where(db.process.c.name == name, db.process.c.version == version)
-    if found := c.execute(taken).first():
-        if values["request"] is not None and (found.request, found.owner) == (values["request"], values["owner"]):
-            return found.id, {plan.name: plan.id for plan in plans_of(c, found.id)}
-        raise ConflictError(
-            f"a training '{name}' {version} is hosted already",
-            "host it under another version",
-            code=ErrorCode.ALREADY_EXISTS,
-            status=409,
-        )
-    c.execute(db.process.insert().values(**values))
-    c.execute(db.checkpoint.insert().values(process=values["id"], number=1, digest=model))
-    append_rows(c, values["id"], rows)
-    ids: dict[str, int] = {}
-    for plan, digest in plans.items():
-        done = c.execute(db.plan.insert().values(process=values["id"], name=plan, digest=digest))
-        ids[plan] = done.inserted_primary_key[0]  # type: ignore[index]  # one row was inserted
-    return values["id"], ids
 
 
 _SHAPES = "send one tensor for each of the model as it was downloaded, in its order: model minus trained model"

@@ -61,3 +61,31 @@ class Arrays:
 
     def read(self, place: int, start: int, stop: int) -> Array:
         return self._flat[place][start:stop]
+
+
+class Difference:
+    """The floating tensors of a model minus those of another of the same names, dtypes and shapes, in their order.
+
+    Two numbers so far apart that their dtype doesn't hold their difference give an infinite one.
+
+    >>> one, two = Arrays({"b": np.float32([3, 3])}), Arrays({"b": np.float32([1, 2])})
+    >>> Difference(one, two).read(0, 0, 2)
+    array([2., 1.], dtype=float32)
+    """
+
+    def __init__(self, model: TensorSource, other: TensorSource) -> None:
+        if model.specs != other.specs:
+            raise ValueError("the two models have other tensors")
+        self._model, self._other = model, other
+        self._places = [place for place, spec in enumerate(model.specs) if spec.averaged]
+        self._specs = tuple(model.specs[place] for place in self._places)
+
+    @property
+    def specs(self) -> tuple[TensorSpec, ...]:
+        return self._specs
+
+    def read(self, place: int, start: int, stop: int) -> Array:
+        at = self._places[place]
+        with np.errstate(over="ignore", invalid="ignore"):  # what isn't finite is refused where reports are checked
+            difference: Array = self._model.read(at, start, stop) - self._other.read(at, start, stop)
+        return difference

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -15,10 +15,12 @@ from starlette.requests import Request
 from gridkit.errors import ErrorCode, NodeError, WireError
 from gridkit.node import messages
 from gridkit.node.messages_grid import bytes_of
-from gridkit.node.routes.http import body, declared_size, limits_of
+from gridkit.node.routes.http import body, declared_size, limits_of, too_large
 from gridkit.node.store.blobs import Draft, pour
 
 MAX_FIELDS = 20
+MAX_REPEATED = 100
+"""values of a field that may be named several times"""
 MAX_FIELD = 64 * 1024
 """bytes of a multipart field, and of a part's headers"""
 
@@ -35,43 +37,66 @@ async def members(request: Request) -> dict[str, Any]:
         WireError: `BAD_JSON`.
         NodeError: `BAD_REQUEST`, a form that can't be read, or names a field twice.
     """
+    if content_type(request) == "application/x-www-form-urlencoded":
+        return await fields(request)
+    limit = limits_of(request).message
+    async with request.app.state.budget.take(2 * declared_size(request, limit)):
+        return messages.parse_json(await body(request, limit))
+
+
+async def fields(request: Request, repeated: Collection[str] = ()) -> dict[str, Any]:
+    """The fields of a urlencoded form, all text; of one of the `repeated` the list of its values.
+
+    Raises:
+        NodeError: `BAD_REQUEST`, a form that can't be read, or names another field twice.
+    """
     limit = limits_of(request).message
     async with request.app.state.budget.take(2 * declared_size(request, limit)):
         data = await body(request, limit)
-        if content_type(request) != "application/x-www-form-urlencoded":
-            return messages.parse_json(data)
+        most = MAX_FIELDS + MAX_REPEATED * len(repeated)
         try:
-            pairs = parse_qsl(data.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+            pairs = parse_qsl(data.decode(), keep_blank_values=True, errors="strict", max_num_fields=most)
         except ValueError:
             raise _unreadable("it isn't UTF-8, or has too many fields") from None
-        fields: dict[str, Any] = {}
+        found: dict[str, Any] = {}
         for name, value in pairs:
-            _add(fields, name, value)
-        return fields
+            _add(found, name, value, repeated)
+        return found
 
 
-async def multipart(request: Request, draft: Draft, streamed: str) -> dict[str, Any]:
+async def multipart(
+    request: Request, draft: Draft, streamed: str, repeated: Collection[str] = (), limit: int | None = None
+) -> dict[str, Any]:
     """The fields of a multipart form, all text, but for the part `streamed`, whose bytes are written to the draft.
 
     A file part is bytes as they are; a part without a file name is text, which stands for bytes in ISO-8859-1.
 
+    Args:
+        repeated: fields that may be named several times; the list of their values.
+        limit: bytes that `streamed` may have; None: what any body may.
+
     Raises:
-        NodeError: `BAD_REQUEST`, a form that can't be read, or names a field twice.
+        NodeError: `BAD_REQUEST`, a form that can't be read, or names another field twice.
         WireError: `MALFORMED`, text that stands for no bytes.
+        LimitError: more than `limit`.
     """
     _, options = parse_options_header(request.headers["content-type"])
     if b"boundary" not in options:
         raise _unreadable("its boundary is missing")
-    form = _Form(streamed)
+    form = _Form(streamed, repeated)
     try:
         parser = MultipartParser(options[b"boundary"], form.callbacks())  # type: ignore[arg-type]
     except FormParserError as error:
         raise _unreadable(str(error)[:200]) from None
 
     async def pieces() -> AsyncIterator[bytes]:
+        size = 0
         async for chunk in request.stream():
             parser.write(chunk)
             if data := form.taken():
+                size += len(data)
+                if limit is not None and size > limit:
+                    raise too_large(limit)
                 yield data
         parser.finalize()
 
@@ -87,9 +112,10 @@ async def multipart(request: Request, draft: Draft, streamed: str) -> dict[str, 
 class _Form:
     """What the parser's events come to."""
 
-    def __init__(self, streamed: str) -> None:
+    def __init__(self, streamed: str, repeated: Collection[str]) -> None:
         self.fields: dict[str, Any] = {}
         self.ended = False
+        self._repeated = repeated
         self._streamed = streamed
         self._seen = False
         self._pieces: list[bytes] = []  # of the streamed part, not yet taken
@@ -153,7 +179,7 @@ class _Form:
 
     def _part_end(self) -> None:
         if self._name != self._streamed:
-            _add(self.fields, self._name, _decoded(bytes(self._value)))
+            _add(self.fields, self._name, _decoded(bytes(self._value)), self._repeated)
         elif self._decoder is not None:
             self._bytes_of(b"", last=True)
 
@@ -174,12 +200,17 @@ def _decoded(data: bytes) -> str:
         raise _unreadable("a field isn't UTF-8") from None
 
 
-def _add(fields: dict[str, Any], name: str, value: str) -> None:
-    if name in fields:
+def _add(fields: dict[str, Any], name: str, value: str, repeated: Collection[str]) -> None:
+    if name in fields and name not in repeated:
         raise _twice(name)
-    if len(fields) >= MAX_FIELDS:
+    if name not in fields and len(fields) >= MAX_FIELDS:
         raise _unreadable("it has too many fields")
-    fields[name] = value
+    if name not in repeated:
+        fields[name] = value
+        return
+    fields.setdefault(name, []).append(value)
+    if len(fields[name]) > MAX_REPEATED:
+        raise _unreadable(f"it names '{name}' more than {MAX_REPEATED} times")
 
 
 def _twice(name: str) -> NodeError:
