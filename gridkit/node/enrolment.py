@@ -20,7 +20,8 @@ def enrol(c: sa.Connection, process: Process, principal: Principal, wish: Authen
     An invitation is spent in the same transaction: of two who come with it one gets in.
 
     Raises:
-        AccessError: `UNAUTHENTICATED`, the invitation was taken before; `FORBIDDEN`, all places are.
+        AccessError: `UNAUTHENTICATED`, the invitation was taken before; `FORBIDDEN`, all places are, or this one is a
+            push participant's.
     """
     if principal.once:
         _spend(c, principal)
@@ -28,6 +29,9 @@ def enrol(c: sa.Connection, process: Process, principal: Principal, wish: Authen
     if principal.slot is not None:
         known = c.execute(sa.select(db.worker.c.id).where(mine, db.worker.c.slot == principal.slot)).scalar()
         if known:
+            if c.execute(sa.select(db.push_member).where(db.push_member.c.worker == known)).first():
+                text = f"place {principal.slot} of {process.title} is a push participant's, who is called"
+                raise AccessError(text, code=ErrorCode.FORBIDDEN, status=403)
             return str(known)
     elif wish.worker_id is not None:
         known = c.execute(sa.select(db.worker.c.id).where(mine, db.worker.c.id == wish.worker_id)).scalar()

@@ -454,6 +454,11 @@ ELSEWHERE = {
     "list-datasets": "each dataset's policy: tests/node/test_dataset_policies.py",
     "fetch-dataset": "each dataset's policy: tests/node/test_dataset_policies.py",
     "run-plan": "each dataset's policy: tests/node/test_dataset_policies.py",
+    "host-archive": "own archives: tests/node/test_push_rights.py",
+    "host-push": "own trainings: tests/node/test_push_rights.py",
+    "start-push": "own trainings, and those that one takes part in: tests/node/test_push_rights.py",
+    "observe-push": "own trainings, and those that one takes part in: tests/node/test_push_rights.py",
+    "take-part": "trainings that one takes part in: tests/node/test_push_rights.py",
 }
 NO_OBJECT = {
     "status",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 from starlette.datastructures import UploadFile
@@ -36,8 +37,8 @@ def trainings_of(request: Request) -> Trainings:
 
 
 async def host_training(request: Request) -> Response:
-    """Multipart: `config` (JSON: client_config, server_config, plans: [name, …]), `model`, `plan0`, `plan1`, …, and
-    perhaps `averaging_plan`."""
+    """Multipart: `config` (JSON: client_config, server_config, plans: [name, …], and perhaps participants: {slot: name
+    of a push participant, …}), `model`, `plan0`, `plan1`, …, and perhaps `averaging_plan`."""
     trainings, principal = trainings_of(request), principal_of(request)
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise NodeError("host-training takes multipart/form-data", code=ErrorCode.BAD_REQUEST, status=400)
@@ -61,6 +62,7 @@ async def host_training(request: Request) -> Response:
             _object(config, "client_config"),
             _object(config, "server_config"),
             averaging_plan=None if averaging is None else await _part(averaging, "averaging_plan", limits.plan),
+            participants=_participants(config),
             request=idempotency_key(request),
         )
     return answer("model-centric/host-training", hosted)
@@ -83,6 +85,16 @@ def _object(config: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise NodeError(f"config.{name} is not an object", code=ErrorCode.BAD_REQUEST, status=400)
     return value
+
+
+def _participants(config: dict[str, Any]) -> dict[int, str]:
+    """`config.participants`: keys of JSON objects are text."""
+    value = config.get("participants", {})
+    if not isinstance(value, dict) or not all(re.fullmatch("[0-9]{1,6}", slot) for slot in value):
+        raise NodeError("config.participants has no slots for keys", code=ErrorCode.BAD_REQUEST, status=400)
+    if not all(isinstance(name, str) for name in value.values()) or len({int(slot) for slot in value}) < len(value):
+        raise NodeError("config.participants isn't one name a slot", code=ErrorCode.BAD_REQUEST, status=400)
+    return {int(slot): name for slot, name in value.items()}
 
 
 async def authenticate(request: Request) -> Response:
