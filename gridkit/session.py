@@ -222,7 +222,7 @@ class Session(cells.ShortDir):
         *,
         model: nn.Module | None = None,
         plan: Plan | None = None,
-        clients: Sequence[tuple[Any, Any]] | None = None,
+        clients: Sequence[tuple[Any, Any] | str] | None = None,
         evaluate: Callable[[Any], Mapping[str, float]] | None = None,
         name: str | None = None,
     ) -> Launcher | TextWatch:
@@ -233,7 +233,7 @@ class Session(cells.ShortDir):
                 variables: models with a plan that fits them, lists of ``(x, y)``, functions of one argument.
 
         Raises:
-            UsageError: `plan` doesn't fit `model`, or `clients` isn't a list of ``(x, y)``.
+            UsageError: `plan` doesn't fit `model`, or `clients` isn't a list of ``(x, y)`` and names of participants.
         """
         from gridkit.widgets.launcher import Launcher
 
@@ -307,7 +307,7 @@ class _Desk:
         )
         return BRIDGE.submit(training)
 
-    def join(self, name: str, version: str, clients: Sequence[tuple[Any, Any]]) -> concurrent.futures.Future[Run]:
+    def join(self, name: str, version: str, clients: Sequence[Any]) -> concurrent.futures.Future[Run]:
         return BRIDGE.submit(self._core.join(name, version, clients=clients))
 
 

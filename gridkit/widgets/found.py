@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gridkit.widgets.words import many
+
 Namespace = Mapping[str, Any]
 
 
@@ -30,15 +32,18 @@ class Trainable:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clients:
-    """A list of ``(x, y)`` shards, by the name of its variable."""
+    """A list of ``(x, y)`` shards, perhaps with names of push participants among them, by the name of its variable."""
 
     name: str
-    shards: Sequence[tuple[Any, Any]]
+    clients: Sequence[tuple[Any, Any] | str]
 
     @property
     def label(self) -> str:
-        count, samples = len(self.shards), sum(len(x) for x, _ in self.shards)
-        return f"{self.name}: {count:,} client{'' if count == 1 else 's'}, {samples:,} samples"
+        sizes = [len(client[0]) for client in self.clients if not isinstance(client, str)]
+        called = len(self.clients) - len(sizes)
+        parts = [many(len(sizes), "client"), f"{sum(sizes):,} samples"] if sizes else []
+        parts += [many(called, "participant")] if called else []
+        return f"{self.name}: {', '.join(parts)}"
 
 
 def trainables(namespace: Namespace, model: Any = None, plan: Any = None) -> list[Trainable]:
@@ -54,8 +59,8 @@ def trainables(namespace: Namespace, model: Any = None, plan: Any = None) -> lis
 
 
 def client_lists(namespace: Namespace) -> list[Clients]:
-    """Every list of shards, newest last."""
-    return [Clients(name, value) for name, value in _of(namespace, is_shards).items()]
+    """Every list of clients of which one at least is a shard (texts alone may be anything), newest last."""
+    return [Clients(name, value) for name, value in _of(namespace, _has_shards).items()]
 
 
 def evaluators(namespace: Namespace) -> dict[str, Any]:
@@ -73,9 +78,10 @@ def is_plan(value: Any) -> bool:
     return hasattr(type(value), "optimizer_state") and hasattr(type(value), "to_bytes")
 
 
-def is_shards(value: Any) -> bool:
-    """Whether it is a list of pairs of arrays of equal length."""
-    return isinstance(value, (list, tuple)) and len(value) > 0 and all(_is_shard(item) for item in value)
+def is_clients(value: Any) -> bool:
+    """Whether it is a sequence of pairs of arrays of equal length, and of names."""
+    known = isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
+    return known and all(isinstance(item, str) or _is_shard(item) for item in value)
 
 
 def fits(model: Any, plan: Any) -> bool:
@@ -87,6 +93,10 @@ def fits(model: Any, plan: Any) -> bool:
     wanted = {spec.name: (spec.dtype, tuple(spec.shape)) for spec in plan.state}
     own = {name for name, _ in model.named_parameters()}
     return bool(own) and own <= set(wanted) and all(tensors.get(name) == kind for name, kind in wanted.items())
+
+
+def _has_shards(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and is_clients(value) and not all(isinstance(item, str) for item in value)
 
 
 def _is_shard(value: Any) -> bool:

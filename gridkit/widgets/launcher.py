@@ -33,7 +33,7 @@ class NewTraining:
     model: Any
     plan: Any
     name: str
-    clients: Sequence[tuple[Any, Any]]
+    clients: Sequence[tuple[Any, Any] | str]
     rounds: int
     batch_size: int
     lr: float
@@ -73,7 +73,7 @@ class Grid(Protocol):
         """A `Launched`."""
         ...
 
-    def join(self, name: str, version: str, clients: Sequence[tuple[Any, Any]]) -> Future[Any]:
+    def join(self, name: str, version: str, clients: Sequence[Any]) -> Future[Any]:
         """A `Launched`."""
         ...
 
@@ -90,7 +90,7 @@ class Launcher(Form):
             often: an output that is updated is drawn anew, and the keyboard's focus is lost.)
 
     Raises:
-        UsageError: `plan` doesn't fit `model`, or `clients` isn't a list of ``(x, y)``.
+        UsageError: `plan` doesn't fit `model`, or `clients` isn't a list of ``(x, y)`` and names of participants.
 
     Example:
         >>> grid.launcher(model=model, plan=plan, clients=shards)                   # doctest: +SKIP
@@ -105,7 +105,7 @@ class Launcher(Form):
         *,
         model: Any = None,
         plan: Any = None,
-        clients: Sequence[tuple[Any, Any]] | None = None,
+        clients: Sequence[tuple[Any, Any] | str] | None = None,
         evaluate: Callable[[Any], Mapping[str, float]] | None = None,
         name: str | None = None,
         on_rows: Callable[[Sequence[Row]], None] = lambda rows: None,
@@ -262,14 +262,14 @@ class Launcher(Form):
         self.ask(self._start, self._launched, self._launched_nothing)
 
     def _start(self) -> Future[Launched]:
-        shards = self.clients.value
-        if shards is None:
+        chosen_clients = self.clients.value
+        if chosen_clients is None:
             raise UsageError("there are no clients", "make a list of (x, y) in the notebook, then Refresh")
         if self.what.value == "hosted":
             row = self.hosted.value
             if row is None:
                 raise UsageError("no training on this node can be joined", "grid.host_training(…) hosts one")
-            return self._grid.join(row["name"], row["version"], shards.shards)
+            return self._grid.join(row["name"], row["version"], chosen_clients.clients)
         chosen = self.model.value
         if chosen is None:
             raise UsageError(
@@ -280,7 +280,7 @@ class Launcher(Form):
                 chosen.model,
                 chosen.plan,
                 self.name.value.strip() or chosen.name,
-                shards.shards,
+                chosen_clients.clients,
                 self.rounds.value,
                 self.batch_size.value,
                 self.lr.value,
@@ -364,8 +364,10 @@ class Launcher(Form):
             raise UsageError(
                 f"the plan '{plan.name}' doesn't fit the model", "trace it from this model with gk.training_plan"
             )
-        if clients is not None and not found.is_shards(clients):
-            raise UsageError("clients isn't a list of (x, y)", "pass one pair of arrays a client, of equal length")
+        if clients is not None and not found.is_clients(clients):
+            raise UsageError(
+                "clients isn't a list of (x, y)", "pass one pair of arrays a client, of equal length, or a participant"
+            )
 
 
 def _narrow() -> W.Layout:

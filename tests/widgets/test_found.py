@@ -59,11 +59,15 @@ def test_lists_of_shards_are_found_with_their_counts() -> None:
         "none_in_it": [(np.zeros((0, 2)), np.zeros(0))],
         "array": np.zeros((4, 2, 3)),
         "text": "ab",
+        "texts": ["north", "south"],
+        "mixed": [data[0], "north", "south"],
         "_old": data,
     }
     count = sum(len(x) for x, _ in data)
     labels = [each.label for each in found.client_lists(space)]
-    assert labels == [f"data: 3 clients, {count} samples", f"tensors: 1 client, {len(data[0][0])} samples"]
+    one = f"1 client, {len(data[0][0])} samples"
+    assert labels == [f"data: 3 clients, {count} samples", f"tensors: {one}", f"mixed: {one}, 2 participants"]
+    assert found.Clients("names", ["north"]).label == "names: 1 participant" and found.is_clients(("north",))
 
 
 def test_functions_of_one_argument_are_found() -> None:
