@@ -33,6 +33,7 @@ from typing import Any
 
 from gridkit.errors import AccessError, ConflictError, ErrorCode
 from gridkit.federated import testing
+from gridkit.federated.closing import Decided, aggregation, close_if_due, fail_if_hopeless, finish
 from gridkit.federated.events import (
     Accept,
     Aggregate,
@@ -61,7 +62,7 @@ from gridkit.federated.events import (
     WorkerLeft,
 )
 from gridkit.federated.rules import CycleRules
-from gridkit.federated.selection import RETRY, admit, arrange, cohort, cohort_size, departed, unfit
+from gridkit.federated.selection import RETRY, admit, arrange, cohort, note, unfit
 from gridkit.federated.state import Answer, Assignment, CycleState, Departure, Phase, Status, Tested, opened
 
 __all__ = [
@@ -107,8 +108,6 @@ __all__ = [
 
 CAUSE = 300
 """characters of why a report doesn't count, or a worker left, that stay in the state; published rows have them all"""
-
-Decided = tuple[CycleState, tuple[Decision, ...]]
 
 
 def decide(state: CycleState, event: Event) -> Decided:
@@ -158,7 +157,7 @@ def usual_norm(state: CycleState) -> float | None:
 
 def pending_aggregation(state: CycleState) -> Aggregate | None:
     """What a shell that starts again has to aggregate."""
-    return _aggregation(state) if state.phase is Phase.AGGREGATING else None
+    return aggregation(state) if state.phase is Phase.AGGREGATING else None
 
 
 # ---- inside
@@ -167,7 +166,6 @@ def pending_aggregation(state: CycleState) -> Aggregate | None:
 def _asked(state: CycleState, event: WorkerAsked) -> Decided:
     if state.phase is Phase.FINISHED:
         return state, (Reject(event.worker, ErrorCode.TRAINING_OVER, "the training is over", None),)
-
     if (departure := state.left.get(event.slot)) is not None:
         return state, (Reject(event.worker, ErrorCode.WORKER_LEFT, _gone(departure), None),)
 
@@ -180,7 +178,7 @@ def _asked(state: CycleState, event: WorkerAsked) -> Decided:
     if state.phase is Phase.TESTING:
         return not_now(ErrorCode.CYCLE_CHANGING, "the newest model is being tested")
     if known is not None and known.status is Status.ASSIGNED:
-        return state, (Accept(event.worker, known.slot, known.request_key, state.sequence),)
+        return note(state, event), (Accept(event.worker, known.slot, known.request_key, state.sequence),)
     if (reject := unfit(state, event)) is not None:
         return state, (reject,)
     if known is not None and not _returned(state, known):
@@ -239,12 +237,12 @@ def _reported(state: CycleState, event: ReportCame) -> Decided:
     else:
         assert event.verdict.code is not None
         answer = Refuse(event.worker, event.verdict.code, event.verdict.message, event.verdict)
-    state, further = _close_if_due(state, event.at)
+    state, further = _proceed(state, event.at)
     return state, (answer, *further)
 
 
 def _ticked(state: CycleState, event: Tick) -> Decided:
-    return _close_if_due(state, event.at)
+    return _proceed(state, event.at)
 
 
 def _stop_asked(state: CycleState, event: StopAsked) -> Decided:
@@ -253,8 +251,8 @@ def _stop_asked(state: CycleState, event: StopAsked) -> Decided:
     idle = state.phase is Phase.OPEN and not state.with_status(Status.ASSIGNED, Status.ACCEPTED)
     if event.now or state.stopping or idle:
         state, _ = testing.close(replace(state, stopping=True))
-        return _finish(state, "stopped")
-    return _close_if_due(replace(state, stopping=True), event.at)
+        return finish(state, "stopped")
+    return _proceed(replace(state, stopping=True), event.at)
 
 
 def _aggregated(state: CycleState, event: Aggregated) -> Decided:
@@ -267,17 +265,17 @@ def _aggregated(state: CycleState, event: Aggregated) -> Decided:
 def _aggregation_failed(state: CycleState, event: AggregationFailed) -> Decided:
     if state.phase is not Phase.AGGREGATING or event.sequence != state.sequence:
         return state, ()
-    return _finish(state, "failed", f"round {state.sequence}: {event.reason}")
+    return finish(state, "failed", f"round {state.sequence}: {event.reason}")
 
 
 def _test_came(state: CycleState, event: TestCame) -> Decided:
     state, answer = testing.hear(state, event)
-    state, further = _close_if_due(state, event.at)
+    state, further = _proceed(state, event.at)
     return state, (answer, *further)
 
 
 def _left(state: CycleState, event: WorkerLeft) -> Decided:
-    if state.phase is Phase.FINISHED or event.slot in state.left:
+    if state.phase is Phase.FINISHED or event.slot in state.left or event.slot not in range(state.rules.clients or 0):
         return state, ()
     known = state.assignments.get(event.worker)
     undecided = known is None or known.status is Status.ASSIGNED
@@ -288,7 +286,7 @@ def _left(state: CycleState, event: WorkerLeft) -> Decided:
         state = replace(state, assignments={**state.assignments, event.worker: assignment})
     departure = Departure(state.sequence, event.label, event.reason[:CAUSE])
     state = testing.without(replace(state, left={**state.left, event.slot: departure}), event.slot)
-    state, further = _close_if_due(state, event.at)
+    state, further = _proceed(state, event.at)
     return state, (Left(event.worker), *further)
 
 
@@ -304,117 +302,23 @@ _HANDLERS: dict[type, Callable[[CycleState, Any], Decided]] = {
 }
 
 
-def _go_on(state: CycleState, at: float) -> Decided:
-    """With the next cycle, unless that was the last one, or nobody has to come any more."""
-    if state.rules.num_cycles and state.sequence >= state.rules.num_cycles:
-        return _finish(state, "completed")
-    if state.stopping:
-        return _finish(state, "stopped")
-    state, decisions = opened(state, at)
-    if state.rules.clients is None:
-        return state, decisions
-    state, finish = _fail_if_hopeless(state)
-    return state, (*decisions, *finish)
-
-
-def _finish(state: CycleState, outcome: str, reason: str | None = None) -> Decided:
-    state = replace(state, phase=Phase.FINISHED, deadline=None, outcome=outcome, reason=reason)
-    return state, (Finish(outcome, reason),)
-
-
-def _aggregation(state: CycleState) -> Aggregate:
-    rules = state.rules
-
-    def weight(assignment: Assignment) -> float:
-        if rules.weighting == "equal":
-            return 1.0
-        samples = 1 if assignment.samples is None else assignment.samples
-        return float(min(samples, rules.max_samples) if rules.max_samples is not None else samples)
-
-    accepted = state.with_status(Status.ACCEPTED)
-    return Aggregate(state.sequence, tuple(Part(a.slot, a.digest or "", weight(a)) for a in accepted))
-
-
-def _close_if_due(state: CycleState, at: float) -> Decided:
+def _proceed(state: CycleState, at: float) -> Decided:
     if state.phase is Phase.TESTING and testing.is_due(state, at):
         state, missed = testing.close(state)
         state, further = _go_on(state, at)
         return state, (*missed, *further)
-    if state.phase is not Phase.OPEN:
-        return state, ()
-    decisions: list[Decision] = []
-    late = state.deadline is not None and at >= state.deadline
-    fixed = state.rules.clients is not None
-    enough = _enough_of_roster if fixed else _enough_of_visitors
-    if late and (fixed or not enough(state, late)):
-        expired = {a.worker: replace(a, status=Status.EXPIRED) for a in state.with_status(Status.ASSIGNED)}
-        if fixed:
-            expired.update(_absent(state, at))
-        if expired:
-            state = replace(state, assignments={**state.assignments, **expired})
-            decisions.append(Expire(state.sequence, tuple(expired)))
-    if enough(state, late):
-        if not any(part.weight > 0 for part in _aggregation(state).parts):
-            state, finish = _finish(state, "failed", f"round {state.sequence}: no report has any samples")
-            return state, (*decisions, *finish)
-        state = replace(state, phase=Phase.AGGREGATING, deadline=None)
-        return state, (*decisions, _aggregation(state))
-    if fixed:
-        state, finish = _fail_if_hopeless(state)
-        return state, (*decisions, *finish)
-    length = state.rules.cycle_length
-    if late and length is not None:
-        if state.stopping and not state.with_status(Status.ASSIGNED, Status.ACCEPTED):
-            state, finish = _finish(state, "stopped")
-            return state, (*decisions, *finish)
-        state = replace(state, deadline=at + length)
-    return state, tuple(decisions)
+    return close_if_due(state, at)
 
 
-def _absent(state: CycleState, at: float) -> dict[str, Assignment]:
-    """Members of the cohort that never asked for work, as expired assignments under names that no worker has."""
-    there = {a.slot for a in state.assignments.values()}
-    return {
-        f"absent {slot}": Assignment(f"absent {slot}", f"client {slot}", slot, "", at, Status.EXPIRED)
-        for slot in cohort(state)
-        if slot not in there
-    }
-
-
-def _enough_of_roster(state: CycleState, _late: bool) -> bool:
-    decided = state.with_status(Status.ACCEPTED, Status.REFUSED, Status.FAILED, Status.EXPIRED)
-    accepted = state.with_status(Status.ACCEPTED)
-    return len(decided) == cohort_size(state) and len(accepted) >= state.rules.quorum
-
-
-def _enough_of_visitors(state: CycleState, late: bool) -> bool:
-    rules, accepted = state.rules, len(state.with_status(Status.ACCEPTED))
-    if accepted < rules.min_diffs:
-        return False
-    unlimited = rules.max_diffs is None and rules.cycle_length is None
-    return unlimited or late or (rules.max_diffs is not None and accepted >= rules.max_diffs)
-
-
-def _fail_if_hopeless(state: CycleState) -> Decided:
-    rules, size = state.rules, cohort_size(state)
-    lost = state.with_status(Status.REFUSED, Status.FAILED, Status.EXPIRED)
-    if size - len(lost) >= rules.quorum:
-        return state, ()
-    parts = []
-    if lost:
-        causes = _some([f"{a.label}: {a.cause or ErrorCode.NOT_ANSWERED}" for a in lost])
-        parts.append(f"{len(lost)} of {size} workers failed, {rules.quorum} reports are needed: {causes}")
-    if size < rules.cohort_size:
-        gone = departed(state)
-        reasons = _some([f"{departure.label}: {departure.reason}" for _, departure in sorted(gone.items())])
-        needed = "" if lost else f", {rules.quorum} reports are needed"
-        had = "had left before" if lost else "have left"
-        parts.append(f"{len(gone)} of {rules.clients} clients {had} ({reasons}){needed}")
-    return _finish(state, "failed", f"round {state.sequence}: {'; '.join(parts)}")
-
-
-def _some(texts: list[str]) -> str:
-    return "; ".join(texts[:5]) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")
+def _go_on(state: CycleState, at: float) -> Decided:
+    """With the next cycle, unless that was the last one, or nobody has to come any more."""
+    if state.rules.num_cycles and state.sequence >= state.rules.num_cycles:
+        return finish(state, "completed")
+    if state.stopping:
+        return finish(state, "stopped")
+    state, decisions = opened(state, at)
+    state, further = fail_if_hopeless(state)
+    return state, (*decisions, *further)
 
 
 def _gone(departure: Departure) -> str:

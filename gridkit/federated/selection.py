@@ -81,15 +81,20 @@ def _last_served(state: CycleState, worker: str) -> int | None:
     return state.served.get(worker)
 
 
+def note(state: CycleState, event: WorkerAsked) -> CycleState:
+    """The worker that asked is there, where the rules count those who are."""
+    if state.rules.min_workers <= 1:
+        return state
+    present = {worker: asked for worker, asked in state.present.items() if event.at < asked + HELD}
+    return replace(state, present={**present, event.worker: event.at})
+
+
 def admit(state: CycleState, event: WorkerAsked) -> tuple[CycleState, Reject | None]:
     """A worker that is fit asks: it is noted as there, and is let in or told why it has to wait."""
-    rules = state.rules
-    if rules.min_workers > 1:
-        present = {worker: asked for worker, asked in state.present.items() if event.at < asked + HELD}
-        state = replace(state, present={**present, event.worker: event.at})
-        if not (state.assignments or state.queue) and len(state.present) < rules.min_workers:
-            reason = f"{len(state.present)} of {rules.min_workers} workers are here"
-            return state, Reject(event.worker, ErrorCode.TOO_FEW_WORKERS, reason, RETRY)
+    state, rules = note(state, event), state.rules
+    if rules.min_workers > 1 and not (state.assignments or state.queue) and len(state.present) < rules.min_workers:
+        reason = f"{len(state.present)} of {rules.min_workers} workers are here"
+        return state, Reject(event.worker, ErrorCode.TOO_FEW_WORKERS, reason, RETRY)
     if rules.pool_selection == "random":
         return _admit_drawn(state, event)
     if rules.max_workers is not None and len(state.with_status(Status.ASSIGNED)) >= rules.max_workers:

@@ -8,7 +8,7 @@ from typing import Any
 from gridkit.errors import ErrorCode
 from gridkit.federated import cycle, history
 from gridkit.federated.checks import Verdict
-from gridkit.federated.cycle import CycleState, Phase, Status
+from gridkit.federated.cycle import Answer, CycleState, Phase, Status
 from gridkit.federated.rules import CycleRules
 
 GOOD = Verdict(None, norm=1.0)
@@ -61,7 +61,7 @@ class Training:
             assert after == before
         self.state, self.now, self.last = after, max(self.now, event.at), decisions
         self._take(before, event, decisions)
-        self._check(event, decisions)
+        self._check(before, event, decisions)
         return decisions
 
     def ask(self, worker: int, at: float | None = None, **line: float | None) -> cycle.Accept | cycle.Reject:
@@ -102,12 +102,15 @@ class Training:
             assert self.history.apply(self.rows[-1])
             assert not self.history.apply(self.rows[-1]), "a row counted twice"
 
-    def _check(self, event: cycle.Event, decisions: tuple[cycle.Decision, ...]) -> None:
+    def _check(self, before: CycleState, event: cycle.Event, decisions: tuple[cycle.Decision, ...]) -> None:
         state, rules = self.state, self.rules
         if isinstance(event, cycle.WorkerAsked):
             assert sum(isinstance(d, cycle.Accept | cycle.Reject) for d in decisions) == 1
         if isinstance(event, cycle.ReportCame | cycle.TestCame):
             assert sum(isinstance(d, cycle.Count | cycle.Refuse | cycle.Duplicate) for d in decisions) == 1
+        if isinstance(event, cycle.WorkerLeft):
+            fresh = event.slot not in before.left and event.slot < (rules.clients or 0)
+            assert (cycle.Left(event.worker) in decisions) == (fresh and before.phase is not Phase.FINISHED)
         if isinstance(event, cycle.Tick) and state.due is not None:
             assert state.due > event.at, "the shell's timer would spin"
         if rules.max_diffs is not None:
@@ -119,6 +122,9 @@ class Training:
             assert cycle.pending_aggregation(state) == self.aggregations[-1]
             assert state.due is None
         self._check_places(state, decisions)
+        self._check_tests(state)
+        if rules.clients is not None:
+            self._check_roster(state, rules.clients)
         assert len(self.finishes) == (state.phase is Phase.FINISHED)
         assert (state.outcome is not None) == (state.phase is Phase.FINISHED)
         assert self.history.outcome == state.outcome
@@ -141,6 +147,36 @@ class Training:
             if isinstance(draw, cycle.Draw):
                 assert draw.slots == tuple(sorted(set(draw.slots))) and 0 < len(draw.slots) <= draw.candidates
                 assert draw.number == state.draws
+
+    def _check_tests(self, state: CycleState) -> None:
+        """Somebody is waited for exactly while a model is being tested, and nobody who has left."""
+        pending = {tested.slot for tested in state.tests.values() if tested.status is Answer.PENDING}
+        assert (state.phase is Phase.TESTING) == bool(pending)
+        assert not pending & state.left.keys()
+        heard = [(row["round"], row["slot"]) for row in self.history.tests]
+        assert len(heard) == len(set(heard)), "a test counted twice"
+        at_it = {slot for slot, worker in self.history.workers.items() if worker["state"] == "testing"}
+        assert at_it == pending
+
+    def _check_roster(self, state: CycleState, clients: int) -> None:
+        """A round's cohort stays as it was, without those who had left, and can still have its quorum."""
+        members = cycle.cohort(state)
+        opened = next(row for row in reversed(self.rows) if row["kind"] == "opened")
+        assert (opened["cycle"], opened["cohort"]) == (state.sequence, list(members))
+        gone = {slot for slot, departure in state.left.items() if departure.cycle < state.sequence}
+        assert not gone & set(members)
+        assert len(members) == min(self.rules.cohort_size, clients - len(gone))
+        assert {a.slot for a in state.assignments.values()} <= set(members)
+        lost = state.with_status(Status.REFUSED, Status.FAILED, Status.EXPIRED)
+        decided = {a.slot for a in (*lost, *state.with_status(Status.ACCEPTED))}
+        if state.phase is not Phase.FINISHED:
+            assert len(members) - len(lost) >= self.rules.quorum, "waits for what can't come"
+        if state.phase is Phase.OPEN:
+            assert set(members) - decided - state.left.keys(), "open, and nobody is waited for"
+        reports = [row["slot"] for row in self.history.reports if row["round"] == state.sequence]
+        assert sorted(reports) == sorted(decided)
+        away = {slot for slot, worker in self.history.workers.items() if worker["state"] == "left"}
+        assert away == state.left.keys()
 
     def _check_orders(self) -> None:
         for order in self.aggregations[-1:]:

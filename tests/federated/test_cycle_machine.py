@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import settings
@@ -14,6 +15,7 @@ from gridkit.federated.cycle import Phase, Status
 from tests.federated.machine import BAD, FAILED, GOOD, Training, came
 
 WORKERS = st.integers(0, 4)
+TESTERS = st.lists(WORKERS, unique=True, max_size=4)
 VERDICTS = st.sampled_from([GOOD, GOOD, GOOD, BAD, FAILED])
 
 
@@ -57,6 +59,10 @@ class Histories(RuleBasedStateMachine):
         """the cycle in which each worker's report counted last"""
         self.drawn: dict[int, float] = {}
         """when each worker was drawn that hasn't asked since, in this cycle"""
+        self.said: dict[int, str | None] = {}
+        """what each tester said of the newest model that was tested"""
+        self.once: list[cycle.Event] = []
+        """events that change nothing when they come again"""
 
     @rule(worker=WORKERS, upload=st.sampled_from([None, 0.0, 1.0, 2.0]))
     def ask(self, worker: int, upload: float | None) -> None:
@@ -85,9 +91,15 @@ class Histories(RuleBasedStateMachine):
             self.keys.setdefault(worker, []).append(answer.request_key)
             return answer
         assert not at_work or before.phase is not Phase.OPEN, "it had work, and was refused"
-        for_good = training.state.phase is Phase.FINISHED or (
-            answer.code == "COOLING_DOWN"
-            and self.counted[worker] + rules.do_not_reuse_workers_until_cycle > rules.num_cycles
+        over = training.state.phase is Phase.FINISHED
+        assert (answer.code == "WORKER_LEFT") == (worker in before.left and not over)
+        for_good = (
+            over
+            or worker in before.left
+            or (
+                answer.code == "COOLING_DOWN"
+                and self.counted[worker] + rules.do_not_reuse_workers_until_cycle > rules.num_cycles
+            )
         )
         assert (answer.retry_after is None) == for_good
         assert answer.retry_after is None or answer.retry_after > 0
@@ -181,8 +193,78 @@ class Histories(RuleBasedStateMachine):
     def aggregated(self, late: int) -> None:
         before = self.training.state
         self.training.step(cycle.Aggregated(self.training.now, before.sequence - late, 0.1))
+        self._note_test()
         if late or before.phase is not Phase.AGGREGATING:
             assert self.training.state == before
+
+    @precondition(lambda self: self.training.state.phase is Phase.AGGREGATING)
+    @rule(testers=TESTERS)
+    def aggregated_with_testers(self, testers: list[int]) -> None:
+        state, clients = self.training.state, self.training.rules.clients
+        testers = [tester for tester in testers if clients is None or tester < clients]
+        self.training.aggregated(*testers)
+        self._note_test()
+        asked = [tester for tester in testers if tester not in state.left]
+        assert (self.training.state.phase is Phase.TESTING) == bool(asked)
+        if asked:
+            assert list(self.said) == asked
+
+    def _note_test(self) -> None:
+        for test in self.training.last:
+            if isinstance(test, cycle.Test):
+                self.said = {int(worker.removeprefix("id-")): None for worker in test.workers}
+
+    @rule(worker=WORKERS, digest=st.sampled_from("ab"), value=st.sampled_from([0.5, "good"]))
+    def test_came(self, worker: int, digest: str, value: float | str) -> None:
+        before = self.training.state
+        self._test(worker, digest, value)
+        if self.training.last[0] != cycle.Count(f"id-{worker}"):
+            assert self.training.state == before
+
+    def _test(self, worker: int, digest: str, value: float | str) -> None:
+        before, said = self.training.state, self.said.get(worker)
+        under_way = before.phase is Phase.TESTING
+        answer = self.training.tests(worker, digest, value)
+        if said is not None:
+            same, code = digest == said, "ALREADY_REPORTED" if under_way else "CYCLE_CLOSED"
+        else:
+            same, code = False, "CYCLE_CLOSED"
+        if under_way and worker in self.said and said is None and worker not in before.left:
+            assert isinstance(answer, cycle.Count)
+            self.said[worker] = digest
+            assert self.training.history.tests[-1]["metrics"] == {"accuracy": value}
+        elif same:
+            assert isinstance(answer, cycle.Duplicate)
+        else:
+            assert isinstance(answer, cycle.Refuse) and answer.code == code
+
+    @precondition(lambda self: self.training.rules.clients is not None)
+    @rule(worker=WORKERS, reason=st.sampled_from(["answered 500", "not reached"]))
+    def leave(self, worker: int, reason: str) -> None:
+        before = self.training.state
+        self.training.leave(worker, reason)
+        self.once.append(cycle.WorkerLeft(self.training.now, f"id-{worker}", worker, "again", "again"))
+        if worker in before.left:
+            assert self.training.state == before
+
+    @precondition(lambda self: bool(self.once))
+    @rule(data=st.data())
+    def again(self, data: st.DataObject) -> None:
+        before = self.training.state
+        event = data.draw(st.sampled_from(self.once))
+        assert self.training.step(replace(event, at=self.training.now)) == () and self.training.state == before
+
+    @precondition(lambda self: self.training.rules.clients is not None)
+    @rule()
+    def all_leave(self) -> None:
+        """Whatever the phase, nobody is waited for from then on."""
+        everybody = range(self.training.rules.clients or 0)
+        for worker in everybody:
+            self.leave(worker, "all leave")
+        assert self.training.state.phase in (Phase.AGGREGATING, Phase.FINISHED)
+        if self.training.state.phase is Phase.AGGREGATING:
+            self.training.aggregated(*everybody)
+        assert self.training.state.phase is Phase.FINISHED
 
     @rule(late=st.sampled_from([1, 1, 1, 0]))
     def averaging_fails(self, late: int) -> None:
@@ -214,8 +296,12 @@ class Histories(RuleBasedStateMachine):
             if self.training.state.phase is Phase.FINISHED:
                 break
             if self.training.state.phase is Phase.AGGREGATING:
-                self.training.aggregated()
+                self.training.aggregated(*range(min(turn % 3, self.training.rules.clients or 3)))
+                self._note_test()
                 continue
+            if self.training.state.phase is Phase.TESTING and turn % 2:
+                for worker in self.said:
+                    self._test(worker, "last", 1.0)
             new = 5 + 4 * (turn // 10)
             self._everyone([*range(5), *([] if self.training.rules.clients else range(new, new + 4))])
             due, soon = self.training.state.due, self.training.now + 29.0  # they come back when they are told to

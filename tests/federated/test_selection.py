@@ -61,6 +61,16 @@ def test_each_cycle_waits_anew() -> None:
     refusal(training.ask(2, at=100.0), ErrorCode.TOO_FEW_WORKERS)
 
 
+def test_who_asks_again_while_at_work_counts_as_there() -> None:
+    training = Training(min_workers=2, min_diffs=1)
+    training.ask(0, at=1.0)
+    key = training.ask(1, at=2.0).request_key  # type: ignore[union-attr]
+    assert training.ask(1, at=50.0).request_key == key  # type: ignore[union-attr]
+    training.step(came(51.0, 1, key))
+    training.aggregated()
+    assert isinstance(training.ask(0, at=70.0), Accept), "1 asked 20 s ago"
+
+
 def test_who_may_have_no_work_doesnt_count_as_there() -> None:
     training = Training(min_workers=2, minimum_upload_speed=2)
     refusal(training.ask(0, at=1.0, upload=1.0), ErrorCode.TOO_SLOW)
