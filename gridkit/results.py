@@ -1,9 +1,10 @@
-"""What a run's rows come to: two tables, the error that names the workers, the comparison of two models."""
+"""What a run's rows come to: its tables, the error that names the workers, the comparison of two models."""
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,26 @@ _REPORT_COLUMNS = {
     "norm": "float64",
     "warning": "object",
 }
+_TEST_COLUMNS = {
+    "round": "int64",
+    "worker": "object",
+    "metric": "object",
+    "value": "float64",
+    "text": "object",
+    "samples": "Int64",
+}
+_NOTIFICATION_COLUMNS = {
+    "worker": "object",
+    "notification": "object",
+    "round": "int64",
+    "attempt": "int64",
+    "answer": "Int64",  # nobody answered
+    "seconds": "float64",
+    "message": "object",
+}
+
+ByWorker = Mapping[str, Sequence[tuple[str, Array]]]
+"""Columns of metrics: of each worker its name and its values, one a round (NaN where it gave none)."""
 
 
 def metric_values(values: Mapping[str, Any] | None) -> dict[str, float]:
@@ -52,8 +73,19 @@ def metric_values(values: Mapping[str, Any] | None) -> dict[str, float]:
     return {f"evaluate_{name}" if name in _ROUND_COLUMNS else str(name): float(v) for name, v in values.items()}
 
 
-def metrics_frame(rounds: Sequence[Row], evaluated: Mapping[int, Mapping[str, float]]) -> pd.DataFrame:
-    """A row a round: what `evaluate` returned (NaN where it hasn't), then loss, counts, seconds, bytes."""
+def metrics_frame(
+    rounds: Sequence[Row], evaluated: Mapping[int, Mapping[str, float]], tests: Sequence[Row] = ()
+) -> tuple[pd.DataFrame, ByWorker]:
+    """A row a round: what `evaluate` returned (NaN where it hasn't), means of the workers' tests, then loss, counts,
+    seconds, bytes.
+
+    A test's metric ``m`` has two columns: ``test_m`` is the mean weighted by the samples of each worker's newest update
+    that counted (equal weights in a round in which one of them has none), ``test_m_plain`` the plain mean. Where
+    `evaluate`, or another metric, has such a column already, it is ``test_m_2``.
+
+    Returns:
+        The table, and for each column of weighted means the workers' own values.
+    """
     import pandas as pd
 
     index = pd.Index([row["round"] for row in rounds], dtype="int64", name="round")
@@ -61,17 +93,97 @@ def metrics_frame(rounds: Sequence[Row], evaluated: Mapping[int, Mapping[str, fl
     for name in dict.fromkeys(name for values in evaluated.values() for name in values):
         values = [evaluated.get(row["round"], {}).get(name, np.nan) for row in rounds]
         columns[name] = pd.Series(values, index, "float64")
+    scores, names = _scores(tests)
+    by_worker: dict[str, list[tuple[str, Array]]] = {}
+    for metric, column in _test_columns(scores, columns).items():
+        given = [scores[metric].get(number, {}) for number in index]
+        columns[column] = pd.Series([_mean(each.values(), weighted=True) for each in given], index, "float64")
+        columns[_plain(column)] = pd.Series([_mean(each.values(), weighted=False) for each in given], index, "float64")
+        slots = sorted(set().union(*given))
+        nothing = (np.nan, 0)
+        by_worker[column] = [(names[s], np.array([each.get(s, nothing)[0] for each in given])) for s in slots]
     for name, kind in _ROUND_COLUMNS.items():
         columns[name] = pd.Series([row[name] for row in rounds], index, kind)
-    return pd.DataFrame(columns)
+    return pd.DataFrame(columns), by_worker
+
+
+_Score = tuple[float, int]  # a value, and the samples it weighs; 0 is unknown
+
+
+def _scores(tests: Sequence[Row]) -> tuple[dict[str, dict[int, dict[int, _Score]]], dict[int, str]]:
+    """By metric, round and slot what was measured, leaving out what is no number; and the workers' names by slot."""
+    scores: dict[str, dict[int, dict[int, _Score]]] = {}
+    samples: dict[int, int] = {}
+    names: dict[int, str] = {}
+    for row in tests:
+        slot = row["slot"]
+        names[slot] = row["worker"]
+        samples[slot] = row["samples"] or samples.get(slot, 0)  # who isn't drawn in a round tests its model too
+        for metric, value in row["metrics"].items():
+            if not isinstance(value, str):
+                scores.setdefault(metric, {}).setdefault(row["round"], {})[slot] = float(value), samples[slot]
+    return scores, names
+
+
+def _test_columns(metrics: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
+    """A column a metric, so that it and its plain mean's are free: others choose the names of their metrics."""
+    used = {*taken, *_ROUND_COLUMNS}
+    columns = {}
+    for metric in metrics:
+        numbered = (f"test_{metric}_{number}" for number in itertools.count(2))
+        free = (c for c in itertools.chain([f"test_{metric}"], numbered) if not {c, _plain(c)} & used)
+        columns[metric] = column = next(free)
+        used |= {column, _plain(column)}
+    return columns
+
+
+def _plain(column: str) -> str:
+    return f"{column}_plain"
+
+
+def _mean(scores: Collection[_Score], *, weighted: bool) -> float:
+    if not scores:
+        return np.nan
+    weights = [samples for _, samples in scores]
+    if not weighted or not all(weights):
+        weights = [1] * len(scores)
+    total = sum(weights)  # values are multiplied by shares of it: however large they are, no sum overflows
+    return sum(value * (weight / total) for (value, _), weight in zip(scores, weights, strict=True))
 
 
 def reports_frame(reports: Sequence[Row]) -> pd.DataFrame:
     """A row a worker and round."""
     import pandas as pd
 
-    columns = {name: pd.Series([row[name] for row in reports], dtype=kind) for name, kind in _REPORT_COLUMNS.items()}
-    return pd.DataFrame(columns)
+    return pd.DataFrame(_columns(reports, _REPORT_COLUMNS))
+
+
+def tests_frame(tests: Sequence[Row]) -> pd.DataFrame:
+    """A row a metric, worker and round; the value of what is no number is NaN, and its text stands beside it."""
+    import pandas as pd
+
+    rows = []
+    for row in tests:
+        about = {name: row[name] for name in ("round", "worker", "samples")}
+        for metric, value in row["metrics"].items():
+            read = {"value": np.nan, "text": value} if isinstance(value, str) else {"value": value, "text": ""}
+            rows.append({**about, "metric": metric, **read})
+    return pd.DataFrame(_columns(rows, _TEST_COLUMNS))
+
+
+def notifications_frame(notifications: Sequence[Row]) -> pd.DataFrame:
+    """A row a call to a push participant."""
+    import pandas as pd
+
+    times = pd.Series([row["time"] for row in notifications], dtype="float64")
+    moments = pd.to_datetime(times, unit="s", utc=True, errors="coerce").astype("datetime64[us, UTC]")
+    return pd.DataFrame({"time": moments, **_columns(notifications, _NOTIFICATION_COLUMNS)})
+
+
+def _columns(rows: Sequence[Row], kinds: Mapping[str, str]) -> dict[str, Any]:
+    import pandas as pd
+
+    return {name: pd.Series([row[name] for row in rows], dtype=kind) for name, kind in kinds.items()}
 
 
 def failure(history: History, title: str, *, debuggable: Collection[int] = ()) -> RunError:

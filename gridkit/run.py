@@ -10,7 +10,6 @@ import asyncio
 import concurrent.futures
 import copy
 import math
-import threading
 import time
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
@@ -19,16 +18,15 @@ from gridkit import cells, results
 from gridkit.bridge import BRIDGE
 from gridkit.errors import EvaluationFailed, UsageError
 from gridkit.evaluation import Evaluate, Evaluator
-from gridkit.federated.history import History, Row, Standing
+from gridkit.federated.history import Row
 from gridkit.origin import Origin, note
 from gridkit.plans.plan import Plan
-from gridkit.widgets.snapshot import RunSnapshot, TextWatch, WorkerRow
+from gridkit.record import Record
+from gridkit.widgets.snapshot import TextWatch
 from gridkit.wire.tensors import Array
 from gridkit.workers.settings import LocalSettings
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
     from torch import nn
 
     from gridkit.widgets.watch import RunWatch
@@ -60,16 +58,11 @@ class RunSource(Protocol):
         ...
 
 
-class RunBase(cells.ShortDir):
+class RunBase(Record):
     """What both faces share. Made by `train`, `simulate`, `host_training` and `grid.runs`.
 
     Args:
         clients: what `train` was given, by slot: data, or the name of a push participant, whose data is elsewhere.
-
-    Attributes:
-        name, version: of the training.
-        rounds: how many were asked for; None is without end.
-        history: everything that was reported so far.
     """
 
     def __init__(
@@ -85,121 +78,20 @@ class RunBase(cells.ShortDir):
         settings: Mapping[str, Any] | None = None,
         evaluate: Evaluate | None = None,
     ) -> None:
-        self.name = name
-        self.version = version
-        self.rounds = rounds
-        self.history = History()
+        super().__init__(name, version, rounds)
         self._source = source
         self._template = copy.deepcopy(model) if model is not None else None
         self._plan = plan
         self._clients = clients
         self._here = {slot: each for slot, each in enumerate(clients or ()) if not isinstance(each, str)}
         self._settings = LocalSettings.from_config(settings or {})
-        self._done: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._done.set_running_or_notify_cancel()  # from here on a cancelled wait can't cancel it
-        self._lock = threading.Lock()
-        self._listeners: dict[object, Callable[[], None]] = {}
         self._painting: list[concurrent.futures.Future[None]] = []  # panels that don't show the end yet
-        self._clock_ahead = math.inf  # of this clock, against that which stamps the rows (s)
-        self._evaluated: dict[int, dict[str, float]] = {}
         self._evaluator: Evaluator | None = None
         if evaluate is not None:
             self._evaluator = Evaluator(
                 self.title, evaluate, self._checkpoint, self._take_values, self._evaluation_ended
             )
         source.start(self._take, self._fail)
-
-    # -- state, without I/O
-
-    @property
-    def done(self) -> bool:
-        """Whether it is over, and evaluated."""
-        return self._done.done()
-
-    @property
-    def status(self) -> str:
-        """ "running", "stopping", "completed", "stopped" or "failed"."""
-        if self.history.outcome is not None:
-            return self.history.outcome
-        if self._done.done():
-            return "failed"
-        return "stopping" if self.history.stopping else "running"
-
-    @property
-    def title(self) -> str:
-        return f"'{self.name}' {self.version}"
-
-    def __repr__(self) -> str:
-        return f"<Run {self.title}: {self.snapshot().line}>"
-
-    def _repr_html_(self) -> str:
-        return self.snapshot().card()
-
-    @property
-    def metrics(self) -> pd.DataFrame:
-        """A row a round (index `round`): what `evaluate` returned, then loss (sample-weighted mean of the workers'),
-        accepted, refused, samples, seconds, bytes. Columns and dtypes are the same when it is empty."""
-        with self._lock:
-            return results.metrics_frame(tuple(self.history.rounds), dict(self._evaluated))
-
-    @property
-    def reports(self) -> pd.DataFrame:
-        """A row a worker and round: samples, loss, verdict ("accepted" or a code), message, tensor, seconds (from
-        assignment to report), bytes, norm (L2, of the diff), warning."""
-        with self._lock:
-            return results.reports_frame(tuple(self.history.reports))
-
-    def plot(self, ax: Axes | None = None, metrics: Sequence[str] | None = None) -> Axes:
-        """Draw metrics over the rounds.
-
-        Args:
-            ax: where; None makes a figure of its own.
-            metrics: columns of `metrics`; by default what `evaluate` returned, and the loss.
-
-        Raises:
-            UsageError: there is no such metric.
-        """
-        from gridkit.widgets.plot import draw
-
-        return draw(self.metrics, f"{self.name} {self.version}", ax, metrics)
-
-    def snapshot(self) -> RunSnapshot:
-        """All that a panel shows of it, as one value: status, progress, metrics, a row a worker. No I/O."""
-        with self._lock:
-            history = self.history
-            rounds, evaluated = tuple(history.rounds), dict(self._evaluated)
-            now = time.time() - self._clock_ahead
-            workers = tuple(_worker_row(worker, now) for _, worker in sorted(history.workers.items()))
-            status, done, round = self.status, self.done, history.cycle
-        return RunSnapshot(
-            title=f"{self.name} {self.version}",
-            status=status,
-            done=done,
-            round=round,
-            rounds_done=len(rounds),
-            rounds=self.rounds,
-            metrics=results.metrics_frame(rounds, evaluated),
-            workers=workers,
-            error=str(self._done.exception() or "") if done else "",
-        )
-
-    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Have `listener` called after each change, until it is over.
-
-        Args:
-            listener: called without arguments, on any thread; it must return at once and raise nothing (set an event,
-                and look at `snapshot` on a thread of your own).
-
-        Returns:
-            A function that ends it.
-
-        >>> changed = threading.Event()
-        >>> unsubscribe = run.subscribe(changed.set)                                # doctest: +SKIP
-        """
-        key = object()
-        with self._lock:
-            self._listeners[key] = listener
-        return lambda: self._listeners.pop(key, None) and None
 
     def watch(self) -> RunWatch | TextWatch:
         """A live panel: curves, a row a worker, progress, Stop. In a script, its text.
@@ -216,18 +108,11 @@ class RunBase(cells.ShortDir):
         self._painting = [painted for painted in self._painting if not painted.done()] + [panel.painted]
         return panel
 
-    def _changed(self) -> None:
-        for listener in tuple(self._listeners.values()):
-            listener()
-
     # -- rows
 
     def _take(self, row: Row) -> None:
-        with self._lock:
-            if not self.history.apply(row):
-                return
-            # Rows come a little late and never early: the least delay seen is the difference of the clocks.
-            self._clock_ahead = min(self._clock_ahead, time.time() - row["at"])
+        if not self._apply(row):
+            return
         if row["kind"] == "aggregated" and self._evaluator is not None:
             self._evaluator.add(row["cycle"], row["checkpoint"])
         if row["kind"] == "finished":
@@ -439,14 +324,6 @@ class Run(RunBase):
             What it would have reported.
         """
         return BRIDGE.sync(self._debug(client, round))()
-
-
-def _worker_row(worker: Row, now: float) -> WorkerRow:
-    seconds = worker["seconds"]
-    if worker["state"] is Standing.TRAINING:
-        seconds = max(0.0, now - worker["since"])
-    about = {name: worker[name] for name in ("samples", "verdict", "message")}
-    return WorkerRow(worker["worker"], str(worker["state"]), seconds=seconds, **about)
 
 
 def verify(run_a: RunBase, run_b: RunBase) -> results.Verification:

@@ -14,6 +14,9 @@ from gridkit.federated.history import Row
 from gridkit.run import Run
 from gridkit.wire.tensors import Array
 
+CLINICS = ("north", "south", "east", "west", *(f"clinic {place}" for place in range(4, 1000)))
+"""push participants, by slot"""
+
 
 class Source:
     """A training that goes as the test says."""
@@ -83,6 +86,27 @@ class Source:
         self.open(cycle)
         self.report(cycle, 0), self.report(cycle, 1)
         self.aggregated(cycle)
+
+    def test(self, cycle: int, metrics: Mapping[int, Mapping[str, float | str]], **samples: int | None) -> None:
+        """A test round: `metrics` by slot. `samples` of the workers named so; of others 5."""
+        self.row("testing", cycle=cycle, deadline=None, slots=sorted(metrics))
+        for slot, values in metrics.items():
+            self.tested(cycle, slot, values, samples.get(CLINICS[slot], 5))
+
+    def tested(self, cycle: int, slot: int, metrics: Mapping[str, float | str], samples: int | None = 5) -> None:
+        about = {"worker": CLINICS[slot], "metrics": dict(metrics), "samples": samples, "seconds": 0.2}
+        self.row("tested", cycle=cycle, slot=slot, **about)
+
+    def told(
+        self, slot: int | None, notification: str, round: int | None, answer: int | None = 202, **more: Any
+    ) -> None:
+        about = {"cycle": 1, "attempt": 1, "seconds": 0.1, "message": "", "gone": False, **more}
+        worker = "the owner" if slot is None else CLINICS[slot]
+        who = {"slot": slot, "worker": worker, **about}
+        self.row("notified", notification=notification, round=round, answer=answer, **who)
+
+    def left(self, cycle: int, slot: int, reason: str) -> None:
+        self.row("left", cycle=cycle, slot=slot, worker=CLINICS[slot], reason=reason)
 
     def finish(self, outcome: str = "completed", reason: str | None = None) -> None:
         self.row("finished", outcome=outcome, reason=reason)

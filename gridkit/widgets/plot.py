@@ -8,14 +8,15 @@ light and dark pages alike, and a screen reader reads the newest values. Everyth
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from gridkit.errors import UsageError
@@ -38,13 +39,33 @@ _MARKERS = "os^Dv"
 _MARKED_ROUNDS = 40  # with more rounds, markers would run into each other
 _NAME = 60  # characters of a name in the picture
 
+_TESTS = 5  # of the participants' metrics, whose names and number are theirs to choose
+_THIN = 0.9  # a worker's line (points)
+_NAMED_WORKERS = 8  # with more, nobody could tell their lines by colour
+_MARKED_POINTS = 100  # of all workers' lines around one mean, as a point alone is no line
+_POINTS = 4000  # of all workers' lines around one mean; to have no more, rounds are left out
+_LARGEST = 1e300  # of a value that is drawn: matplotlib can't draw an axis up to the largest of all
+_GROUP = "workers"  # what matplotlib calls the group id of the workers' lines
 
-def shown_metrics(frame: pd.DataFrame) -> list[str]:
-    """What is drawn when nothing is chosen: what `evaluate` returned, and the loss."""
-    return list(frame.columns[: list(frame.columns).index("loss") + 1])
+ByWorker = Mapping[str, Sequence[tuple[str, np.ndarray]]]
+"""For columns that are means: of each worker its name and its values, one a round."""
 
 
-def draw(frame: pd.DataFrame, title: str, ax: Axes | None = None, metrics: Sequence[str] | None = None) -> Axes:
+def shown_metrics(frame: pd.DataFrame, by_worker: ByWorker) -> list[str]:
+    """What is drawn when nothing is chosen: what `evaluate` returned, the first weighted means of the participants'
+    tests, and the loss, unless nobody reported one and there is something else."""
+    hidden = {f"{name}_plain" for name in by_worker} | set(list(by_worker)[_TESTS:])
+    shown = [name for name in frame.columns[: list(frame.columns).index("loss") + 1] if name not in hidden]
+    return shown[:-1] if by_worker and frame["loss"].isna().all() else shown
+
+
+def draw(
+    frame: pd.DataFrame,
+    title: str,
+    ax: Axes | None = None,
+    metrics: Sequence[str] | None = None,
+    by_worker: ByWorker | None = None,
+) -> Axes:
     """Lines over rounds.
 
     Args:
@@ -52,11 +73,14 @@ def draw(frame: pd.DataFrame, title: str, ax: Axes | None = None, metrics: Seque
         title: foreign text; never read as mathematics.
         ax: where; None makes a `PageFigure` through pyplot (on the main thread only).
         metrics: columns of `frame`; by default `shown_metrics`.
+        by_worker: for columns of `frame` that are means, what they are means of. Each worker's values are a thin line,
+            dashed as the mean is; of up to eight workers in a colour of its own, of more in the mean's.
 
     Raises:
         UsageError: there is no such metric; nothing was drawn.
     """
-    metrics = shown_metrics(frame) if metrics is None else list(metrics)
+    by_worker = by_worker or {}
+    metrics = shown_metrics(frame, by_worker) if metrics is None else list(metrics)
     for name in metrics:
         if name not in frame.columns:
             raise UsageError(f"there is no metric {name!r}", f"use some of: {', '.join(frame.columns)}")
@@ -65,25 +89,68 @@ def draw(frame: pd.DataFrame, title: str, ax: Axes | None = None, metrics: Seque
         from matplotlib import pyplot
 
         ax = pyplot.figure(FigureClass=PageFigure, figsize=SIZE, layout="constrained").subplots()
-    own_colours = mpl.rcParams["axes.prop_cycle"] == mpl.rcParamsDefault["axes.prop_cycle"]
+    own_colours = _own_colours()
     lines = []
     for place, name in enumerate(metrics):
         colour = PALETTE[place % len(PALETTE)] if own_colours else None
         marker = _MARKERS[place % len(_MARKERS)] if len(frame) <= _MARKED_ROUNDS else None
         style = _STYLES[place % len(_STYLES)]
-        values = frame[name].to_numpy(np.float64)
+        values = _drawable(frame[name].to_numpy(np.float64))
         lines += ax.plot(frame.index, values, linestyle=style, marker=marker, markersize=4, label=name, color=colour)
+    workers = _draw_workers(ax, frame, dict(zip(metrics, lines, strict=True)), by_worker)
     ax.set_xlabel("round")
     ax.set_title(_readable(title), parse_math=False)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if lines:
-        legend = ax.legend(lines, [_readable(name) for name in metrics], frameon=False)
+        names = [_readable(name) for name in (*metrics, *workers)]
+        legend = ax.legend([*lines, *workers.values()], names, frameon=False, ncols=1 + len(workers) // 5)
         for text in legend.get_texts():
             text.set_parse_math(False)
     ax.grid(alpha=0.3)
     if given is None:
         _say_what_is_missing(ax, frame[metrics])
     return ax
+
+
+def _draw_workers(ax: Axes, frame: pd.DataFrame, means: Mapping[str, Line2D], by_worker: ByWorker) -> dict[str, Line2D]:
+    """The thin lines, beneath the means; returns what stands for each worker in the legend, if it has a name there."""
+    names = list(dict.fromkeys(name for metric in means for name, _ in by_worker.get(metric, ())))
+    named = len(names) <= _NAMED_WORKERS
+    colours = PALETTE if _own_colours() else mpl.rcParams["axes.prop_cycle"].by_key().get("color", PALETTE)
+    colour = {name: colours[(len(means) + place) % len(colours)] for place, name in enumerate(names)}
+    for metric, mean in means.items():
+        workers = by_worker.get(metric, ())
+        points = len(frame) * len(workers)
+        step = 1 + points // _POINTS
+        some = slice((len(frame) - 1) % step if len(frame) else 0, None, step)  # the last round among them
+        rounds = frame.index.to_numpy(np.float64)[some]
+        marker = "." if points <= _MARKED_POINTS else None
+        look: dict[str, Any] = {
+            "linestyle": mean.get_linestyle(),
+            "marker": marker,
+            "linewidth": _THIN,
+            "markersize": 4,
+            "gid": _GROUP,
+        }
+        if named:
+            for name, values in workers:
+                ax.plot(
+                    rounds, _drawable(values[some]), color=colour[name], label=f"{metric}: {name}", zorder=1.9, **look
+                )
+        elif workers:  # one path with gaps in place of many paths
+            x = np.tile([*rounds, np.nan], len(workers))
+            y = np.concatenate([[*_drawable(values[some]), np.nan] for _, values in workers])
+            ax.plot(x, y, color=mean.get_color(), alpha=0.4, label=f"{metric}: workers", zorder=1.9, **look)
+    return {name: Line2D([], [], color=colour[name], linewidth=_THIN) for name in names} if named else {}
+
+
+def _drawable(values: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(values) < _LARGEST, values, np.nan)
+
+
+def _own_colours() -> bool:
+    """Whether the user has left the choice of colours to us."""
+    return bool(mpl.rcParams["axes.prop_cycle"] == mpl.rcParamsDefault["axes.prop_cycle"])
 
 
 def _say_what_is_missing(ax: Axes, drawn: pd.DataFrame) -> None:
@@ -101,12 +168,13 @@ def _say_what_is_missing(ax: Axes, drawn: pd.DataFrame) -> None:
             )
 
 
-def live_picture(frame: pd.DataFrame, title: str) -> Html:
+def live_picture(frame: pd.DataFrame, title: str, by_worker: ByWorker | None = None) -> Html:
     """The picture as SVG, on any thread: pyplot, which belongs to the user, isn't touched."""
     figure = PageFigure(figsize=SIZE)
     # Room for labels of a fixed size: to have matplotlib find out how much they need takes half of the time.
-    ax = draw(frame, title, figure.subplots(gridspec_kw={"left": 0.12, "right": 0.98, "bottom": 0.15, "top": 0.91}))
-    _say_what_is_missing(ax, frame[shown_metrics(frame)])
+    ax = figure.subplots(gridspec_kw={"left": 0.12, "right": 0.98, "bottom": 0.15, "top": 0.91})
+    draw(frame, title, ax, by_worker=by_worker)
+    _say_what_is_missing(ax, frame[shown_metrics(frame, by_worker or {})])
     return figure.to_svg()
 
 
@@ -148,6 +216,8 @@ class PageFigure(Figure):
 def _heard(ax: Axes) -> str:
     values, rounds = [], 0
     for line in ax.get_lines():
+        if line.get_gid() == _GROUP:
+            continue  # their means are said; the values stand in the table of tests
         y = np.asarray(line.get_ydata(), np.float64)
         rounds = max(rounds, len(y))
         known = y[np.isfinite(y)]

@@ -7,17 +7,19 @@ all show what stands in it, so they can't disagree.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gridkit.widgets.html import Html, card, lines, table, tag
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
-WORKER_COLUMNS = ("worker", "state", "samples", "seconds", "verdict", "message")
+WORKER_COLUMNS = ("worker", "state", "samples", "seconds", "verdict", "told", "message")
 _MESSAGE = 160  # characters of a worker's message; the whole stands in run.reports
+_NEWEST = 3  # values of `evaluate`, and as many of the participants' tests, in a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +27,12 @@ class WorkerRow:
     """A worker in the newest round.
 
     Attributes:
-        state: in words: waiting, training, reported, refused, failed, no answer, stopped, not in this round.
+        state: in words: waiting, training, reported, refused, failed, no answer, testing, tested, left, stopped, not in
+            this round.
         samples: that it reported, or None.
-        seconds: from its assignment to its report; until now while it trains; NaN when it wasn't assigned.
+        seconds: from its assignment to its report; until now while it trains or tests; NaN when it wasn't assigned.
         verdict: "accepted", the code of what was wrong, or "".
+        told: when a push participant was called last, why, and what it answered, or "".
         message: what was wrong, or "".
     """
 
@@ -37,14 +41,18 @@ class WorkerRow:
     samples: int | None = None
     seconds: float = math.nan
     verdict: str = ""
+    told: str = ""
     message: str = ""
 
     def cells(self) -> tuple[str, ...]:
         """One text a column of `WORKER_COLUMNS`."""
         samples = "" if self.samples is None else f"{self.samples:,}"
         seconds = "" if math.isnan(self.seconds) else f"{self.seconds:.{1 if self.seconds >= 10 else 2}f}"
-        message = self.message if len(self.message) <= _MESSAGE else self.message[:_MESSAGE] + "…"
-        return self.name, self.state, samples, seconds, self.verdict, message
+        return self.name, self.state, samples, seconds, self.verdict, _cut(self.told), _cut(self.message)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MESSAGE else text[:_MESSAGE] + "…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,8 @@ class RunSnapshot:
         metrics: a row a round, as `Run.metrics`.
         workers: by slot.
         error: what `Run.wait` raises (message and advice on two lines), or "".
+        by_worker: for columns of `metrics` that are means of the workers' tests, each worker's name and values.
+        tests: how many tests have come.
     """
 
     title: str
@@ -71,6 +81,8 @@ class RunSnapshot:
     metrics: pd.DataFrame
     workers: tuple[WorkerRow, ...]
     error: str = ""
+    by_worker: Mapping[str, Sequence[tuple[str, np.ndarray]]] = field(default_factory=dict)
+    tests: int = 0
 
     @property
     def progress(self) -> str:
@@ -80,10 +92,13 @@ class RunSnapshot:
 
     @property
     def newest(self) -> dict[str, float]:
-        """The newest value of the loss and of what `evaluate` returned (at most three)."""
+        """The newest value of the loss, of what `evaluate` returned, and of the weighted means of the participants'
+        tests (at most three of each)."""
         values: dict[str, float] = {}
-        evaluated = [name for name in self.metrics.columns[: self.metrics.columns.get_loc("loss")]]
-        for name in ["loss", *evaluated[:3]]:
+        tests = list(self.by_worker)
+        before = self.metrics.columns[: self.metrics.columns.get_loc("loss")]
+        evaluated = before[: len(before) - 2 * len(tests)]  # a weighted and a plain mean each
+        for name in ["loss", *evaluated[:_NEWEST], *tests[:_NEWEST]]:
             known = self.metrics[name].dropna()
             if len(known):
                 values[str(name)] = float(known.iloc[-1])
@@ -105,20 +120,25 @@ class RunSnapshot:
     def text(self) -> str:
         """All of it as plain text, a line a worker."""
         lines = [f"{self.title}: {self.line}", *([self.error] if self.error else [])]
-        rows = [WORKER_COLUMNS, *(worker.cells() for worker in self.workers)]
         if self.workers:
-            widths = [max(len(row[at]) for row in rows) for at in range(len(WORKER_COLUMNS))]
+            rows = self._cells(optional=("told",))
+            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
             padded = (zip(row, widths, strict=True) for row in rows)
             lines += ["  ".join(cell.ljust(width) for cell, width in row).rstrip() for row in padded]
         return "\n".join(lines)
 
     def worker_table(self) -> Html:
-        """A row a worker; the column of messages when there is one."""
+        """A row a worker; what they were told, and messages, when there is such."""
         if not self.workers:
             return tag("p", "No worker has come yet.")
-        shown = len(WORKER_COLUMNS) - (not any(worker.message for worker in self.workers))
-        rows = [worker.cells()[:shown] for worker in self.workers]
-        return table(WORKER_COLUMNS[:shown], rows, caption=self.standing)
+        columns, *rows = self._cells(optional=("told", "message"))
+        return table(columns, rows, caption=self.standing)
+
+    def _cells(self, optional: Collection[str]) -> list[tuple[str, ...]]:
+        """`WORKER_COLUMNS`, then a row a worker; optional columns only if something stands in them."""
+        rows = [worker.cells() for worker in self.workers]
+        shown = [at for at, name in enumerate(WORKER_COLUMNS) if name not in optional or any(row[at] for row in rows)]
+        return [tuple(row[at] for at in shown) for row in (WORKER_COLUMNS, *rows)]
 
     def status_line(self, note: str = "") -> Html:
         """How things are; `note` is the panel's own last word. A screen reader says it when there is a note, and at the

@@ -95,8 +95,8 @@ class RunWatch(TwinBox):
         """Only what has changed is sent: a widget's member that is set to what it is stays quiet."""
         now, before = self._run.snapshot(), self._drawn
         self.progress.value = _bar(now)
-        if before is None or not now.metrics.equals(before.metrics):
-            self.curves.value = live_picture(now.metrics, now.title)
+        if before is None or now.tests != before.tests or not now.metrics.equals(before.metrics):
+            self.curves.value = live_picture(now.metrics, now.title, now.by_worker)
         self.workers.value = now.worker_table()
         self.status.value = now.status_line("" if now.done else self._note)
         self.stop_button.description = "Stop now" if self._asked else "Stop"
@@ -123,7 +123,7 @@ def run_twin(snapshot: RunSnapshot) -> Html:
         "div",
         tag("div", _bar(snapshot)),
         snapshot.status_line(),
-        tag("div", live_picture(snapshot.metrics, snapshot.title)),
+        tag("div", live_picture(snapshot.metrics, snapshot.title, snapshot.by_worker)),
         snapshot.worker_table(),
         class_="gridkit",
     )

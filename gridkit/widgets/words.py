@@ -51,10 +51,17 @@ def shape(extents: Iterable[object]) -> str:
 
 def moment(seconds: float | None) -> str:
     """Unix time as the reader's own clock shows it, to the minute; "never" for None."""
-    if seconds is None:
-        return "never"
+    return "never" if seconds is None else _by_calendar(seconds, "%Y-%m-%d %H:%M")
+
+
+def clock(seconds: float) -> str:
+    """Unix time as the reader's own clock shows it, such as "14:03:07"."""
+    return _by_calendar(seconds, "%H:%M:%S")
+
+
+def _by_calendar(seconds: float, form: str) -> str:
     try:
-        return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
+        return datetime.fromtimestamp(seconds).astimezone().strftime(form)
     except (OverflowError, OSError, ValueError):  # what a node says, and no calendar has
         return str(seconds)
 
