@@ -89,22 +89,22 @@ def metrics_frame(
     import pandas as pd
 
     index = pd.Index([row["round"] for row in rounds], dtype="int64", name="round")
-    columns: dict[str, Any] = {}
+    columns: dict[str, Array] = {}
     for name in dict.fromkeys(name for values in evaluated.values() for name in values):
         values = [evaluated.get(row["round"], {}).get(name, np.nan) for row in rounds]
-        columns[name] = pd.Series(values, index, "float64")
+        columns[name] = np.array(values, np.float64)
     scores, names = _scores(tests)
     by_worker: dict[str, list[tuple[str, Array]]] = {}
     for metric, column in _test_columns(scores, columns).items():
         given = [scores[metric].get(number, {}) for number in index]
-        columns[column] = pd.Series([_mean(each.values(), weighted=True) for each in given], index, "float64")
-        columns[_plain(column)] = pd.Series([_mean(each.values(), weighted=False) for each in given], index, "float64")
+        columns[column] = np.array([_mean(each.values(), weighted=True) for each in given])
+        columns[_plain(column)] = np.array([_mean(each.values(), weighted=False) for each in given])
         slots = sorted(set().union(*given))
         nothing = (np.nan, 0)
         by_worker[column] = [(names[s], np.array([each.get(s, nothing)[0] for each in given])) for s in slots]
     for name, kind in _ROUND_COLUMNS.items():
-        columns[name] = pd.Series([row[name] for row in rounds], index, kind)
-    return pd.DataFrame(columns), by_worker
+        columns[name] = np.array([row[name] for row in rounds], kind)
+    return pd.DataFrame(columns, index), by_worker
 
 
 _Score = tuple[float, int]  # a value, and the samples it weighs; 0 is unknown
