@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import secrets
 import time
 import uuid
@@ -37,12 +38,11 @@ _NAMES = (
     db.process.c.owner,
     db.model.c.owner,
     db.dataset.c.owner,
-    db.dataset_reader.c.name,
     db.push_model.c.owner,
     db.push_training.c.owner,
     db.push_member.c.account,
 )
-"""where names stand that have, or may see, something"""
+"""where names stand that have something; policies of datasets name others"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +221,9 @@ def _shown(row: Any, *, whole: bool) -> dict[str, Any]:
 
 
 def _is_in_use(c: sa.Connection, name: str) -> bool:
-    return any(c.execute(sa.select(column).where(column == name).limit(1)).first() for column in _NAMES)
+    policies = sa.cast(db.dataset.c.policy, sa.Text)
+    wanted = [column == name for column in _NAMES] + [policies.contains(json.dumps(name), autoescape=True)]
+    return any(c.execute(sa.select(sa.exists().where(each))).scalar_one() for each in wanted)
 
 
 def _taken(name: str, *, renew: bool = False) -> ConflictError:
