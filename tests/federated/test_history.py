@@ -9,6 +9,7 @@ from gridkit.errors import ErrorCode
 from gridkit.federated import cycle
 from gridkit.federated.checks import Verdict
 from gridkit.federated.history import History
+from gridkit.results import failure
 from tests.federated.machine import BAD, ERROR, FAILED, Training, came
 
 
@@ -189,3 +190,147 @@ def test_visitors_of_an_earlier_round_are_not_in_this_one_until_they_ask_again()
     assert standing(training) == {"client 0": "not in this round", "client 1": "not in this round"}
     training.ask(1)
     assert standing(training) == {"client 0": "not in this round", "client 1": "training"}
+
+
+# ---- test rounds, departures, notifications
+
+
+def test_the_rows_of_a_test_round() -> None:
+    training = Training(clients=3, tolerate=2, num_cycles=1, cycle_length=10)
+    training.work(0, samples=30)
+    training.work(1, verdict=BAD)
+    training.work(2)
+    training.aggregated(0, 1, 2)
+    assert row(training, "testing") == {
+        "seq": 9, "run": "r", "kind": "testing", "at": 0.0, "cycle": 1, "deadline": 10.0, "slots": [0, 1, 2],
+    }  # fmt: skip
+    assert set(standing(training).values()) == {"testing"}
+    training.step(cycle.TestCame(2.5, "id-0", "t", {"accuracy": 0.75, "note": "fine"}))
+    assert row(training, "tested") == {
+        "seq": 10, "run": "r", "kind": "tested", "at": 2.5, "cycle": 1, "slot": 0, "worker": "client 0",
+        "metrics": {"accuracy": 0.75, "note": "fine"}, "samples": 30, "seconds": 2.5,
+    }  # fmt: skip
+    training.tests(1)
+    assert row(training, "tested")["samples"] is None, "its report didn't count"
+    count = len(training.rows)
+    training.tests(1), training.tests(1, "other"), training.tests(7)
+    assert len(training.rows) == count, "what doesn't count makes no rows"
+    assert standing(training) == {"client 0": "tested", "client 1": "tested", "client 2": "testing"}
+    assert training.history.workers[0]["samples"] == 30 and training.history.workers[0]["seconds"] == 2.5
+    assert training.history.workers[2]["since"] == 0.0
+    training.step(cycle.Tick(10.0))
+    assert row(training, "untested") == {
+        "seq": 12, "run": "r", "kind": "untested", "at": 10.0, "cycle": 1, "slot": 2, "worker": "client 2",
+    }  # fmt: skip
+    assert kinds(training)[-2:] == ["untested", "finished"]
+    assert standing(training)["client 2"] == "no answer"
+    assert training.history.tests == [
+        {"round": 1, "worker": "client 0", "slot": 0, "samples": 30, "metrics": {"accuracy": 0.75, "note": "fine"},
+         "seconds": 2.5},
+        {"round": 1, "worker": "client 1", "slot": 1, "samples": None, "metrics": {"accuracy": 0.5}, "seconds": 2.5},
+    ]  # fmt: skip
+
+
+def test_the_last_test_belongs_to_its_own_round() -> None:
+    training = Training(clients=1, num_cycles=2)
+    training.work(0)
+    training.aggregated(0)
+    training.tests(0)
+    assert training.state.sequence == 2
+    assert kinds(training)[-2:] == ["tested", "opened"] and training.history.tests[0]["round"] == 1
+    assert standing(training) == {"client 0": "waiting"}
+
+
+def test_a_stop_ends_a_test() -> None:
+    training = Training(clients=2, num_cycles=2)
+    training.work(0), training.work(1)
+    training.aggregated(0, 1)
+    training.tests(0)
+    training.step(cycle.StopAsked(1.0, now=True))
+    assert kinds(training)[-2:] == ["stopping", "finished"]
+    assert standing(training) == {"client 0": "tested", "client 1": "stopped"}
+
+
+def test_who_leaves_the_round_that_is_open_is_a_failure_of_it() -> None:
+    training = Training(clients=3, num_cycles=2, tolerate=1)
+    training.ask(2)
+    training.leave(2, "answered 500 to UPDATE_ROUND_START 0")
+    assert row(training, "left") == {
+        "seq": 3, "run": "r", "kind": "left", "at": 0.0, "cycle": 1, "slot": 2, "worker": "client 2",
+        "reason": "answered 500 to UPDATE_ROUND_START 0",
+    }  # fmt: skip
+    (failed,) = training.history.failures(1)
+    assert (failed["worker"], failed["verdict"]) == ("client 2", ErrorCode.WORKER_LEFT)
+    assert failed["message"] == "answered 500 to UPDATE_ROUND_START 0"
+    training.work(0), training.work(1)
+    training.aggregated()
+    assert training.history.rounds[0]["refused"] == 1
+    assert standing(training) == {"client 0": "waiting", "client 1": "waiting", "client 2": "left"}
+    assert training.history.workers[2]["message"] == "answered 500 to UPDATE_ROUND_START 0"
+    assert row(training, "opened")["cohort"] == [0, 1] and training.history.cohort_size == 2
+
+
+def test_who_leaves_after_its_report_fails_nothing() -> None:
+    training = Training(clients=2, num_cycles=2, tolerate=1)
+    training.work(0), training.work(1)
+    training.aggregated(0, 1)
+    training.leave(1)
+    assert training.history.failures(1) == []
+    assert standing(training) == {"client 0": "testing", "client 1": "left"}
+    assert training.history.workers[1]["verdict"] == ErrorCode.WORKER_LEFT
+    training.tests(0)
+    assert standing(training) == {"client 0": "waiting", "client 1": "left"}
+
+
+def test_a_failed_run_names_who_left() -> None:
+    training = Training(clients=2)
+    training.leave(1, "not reached in 4 attempts: connection refused")
+    error = failure(training.history, "'m' 1.0")
+    assert "client 1: WORKER_LEFT: not reached in 4 attempts: connection refused" in str(error)
+
+
+def notified(training: Training, **row: Any) -> None:
+    about = {
+        "kind": "notified", "at": 5.0, "cycle": 1, "slot": 1, "worker": "north", "notification": "UPDATE_ROUND_START",
+        "round": 0, "attempt": 1, "answer": 202, "seconds": 0.14, "message": "", "gone": False,
+    }  # fmt: skip
+    training.rows.append({"seq": len(training.rows) + 1, "run": "r", **about, **row})
+    assert training.history.apply(training.rows[-1])
+
+
+def test_who_was_told_what() -> None:
+    training = Training(clients=2, num_cycles=2, cycle_length=10, tolerate=1)
+    assert [worker["told"] for worker in training.history.workers.values()] == ["", ""]
+    notified(training, notification="TRAINING_START", round=None, answer=200)
+    assert training.history.workers[1]["told"] == "TRAINING_START: 200 at attempt 1, 0.1 s"
+    assert training.history.workers[1]["worker"] == "north" and training.history.workers[1]["state"] == "waiting"
+    notified(training, answer=None, seconds=2.0, message="connection refused")
+    assert training.history.workers[1]["told"] == "UPDATE_ROUND_START 0: connection refused at attempt 1, 2.0 s"
+    notified(training, attempt=2)
+    told = "UPDATE_ROUND_START 0: 202 at attempt 2, 0.1 s"
+    training.work(0)
+    assert training.history.workers[1]["told"] == told
+    training.step(cycle.Tick(10.0))
+    assert training.history.workers[1]["told"] == told and training.history.reports[-1]["worker"] == "north"
+    training.aggregated()
+    assert training.history.workers[1]["told"] == told and standing(training)["north"] == "waiting"
+    assert training.history.notifications[1:] == [
+        {"time": 5.0, "round": 1, "worker": "north", "slot": 1, "notification": "UPDATE_ROUND_START", "attempt": 1,
+         "answer": None, "seconds": 2.0, "message": "connection refused"},
+        {"time": 5.0, "round": 1, "worker": "north", "slot": 1, "notification": "UPDATE_ROUND_START", "attempt": 2,
+         "answer": 202, "seconds": 0.14, "message": ""},
+    ]  # fmt: skip
+
+
+def test_the_owner_is_told_of_the_end_and_is_no_worker() -> None:
+    training = Training(clients=2)
+    notified(training, slot=None, worker="alice", notification="TRAINING_FINISHED", round=None)
+    assert len(training.history.workers) == 2 and training.history.notifications[0]["worker"] == "alice"
+
+
+def test_who_is_told_before_its_first_round_is_not_in_this_one() -> None:
+    training = Training(clients=4, fraction=0.25, num_cycles=3)
+    (slot,) = cycle.cohort(training.state)
+    other = (slot + 1) % 4
+    notified(training, slot=other, notification="TRAINING_START", round=None, answer=200)
+    assert standing(training) == {f"client {slot}": "waiting", "north": "not in this round"}
