@@ -14,7 +14,7 @@ import pytest
 
 from gridkit.wire.safetensors import pack_tensors
 from tests.datasets import X, upload
-from tests.faults.routes import place_of, routes_of
+from tests.faults.routes import FORMS, NO_BODY, place_of, routes_of
 from tests.node.grid import OCTETS, refused, serve
 from tests.raw import RawSocket, exchange, frame, head, resident, statuses
 from tests.support import NodeUnderTest, wait_for
@@ -108,9 +108,9 @@ def test_s3_a_body_that_goes_on_and_on_is_cut_off(node: NodeUnderTest, tmp_path:
         lines = ("Transfer-Encoding: chunked", *([f"Content-Type: {kind}"] if kind else []))
         place = place_of(path) + ("?offset=0" if method == "PATCH" else "")
         answer = exchange(node, head(node, f"{method} {place} HTTP/1.1", *lines), *([chunk] * 12))
-        if path.startswith("/uploads/"):
+        if path.startswith("/uploads/") or path in NO_BODY:
             assert statuses(answer) == [404]  # there is none to which this could be added
-        elif path == "/model-centric/host-training":
+        elif path in FORMS:
             assert statuses(answer) == [400]  # no form
         elif path == "/model-centric/speed-test":
             assert statuses(answer) == [400]  # nobody's: see tests/node/test_speed_test.py
@@ -121,9 +121,10 @@ def test_s3_a_body_that_goes_on_and_on_is_cut_off(node: NodeUnderTest, tmp_path:
 
 def test_s3_a_form_that_goes_on_and_on_is_cut_off(node: NodeUnderTest) -> None:
     lines = ("Transfer-Encoding: chunked", "Content-Type: multipart/form-data; boundary=x")
-    part = b'--x\r\nContent-Disposition: form-data; name="model"; filename="m"\r\n\r\n'
     chunk = b"%x\r\n%s\r\n" % (MIB // 2, b" " * (MIB // 2))
-    for route in ("/serve-model/", "/model-centric/host-training"):
+    for route in ("/serve-model/", *FORMS):
+        name = b"model_file" if route.startswith("/push/") else b"model"
+        part = b'--x\r\nContent-Disposition: form-data; name="%s"; filename="m"\r\n\r\n' % name
         start = head(node, f"POST {route} HTTP/1.1", *lines) + b"%x\r\n%s\r\n" % (len(part), part)
         assert statuses(exchange(node, start, *([chunk] * 12))) == [413], route
 

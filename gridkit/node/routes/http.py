@@ -278,7 +278,7 @@ def _error_answer(request: Request, body: dict[str, Any], status: int, headers: 
     if request.scope["path"].startswith("/push/"):
         body = {**body, "detail": body["message"]}
         if status == 401:
-            headers = {**headers, "www-authenticate": 'Basic realm="gridkit", Token'}
+            headers = {**headers, "www-authenticate": "Token"}  # for Basic a browser would ask, and remember it
     return JSONResponse(body, status, headers)
 
 
