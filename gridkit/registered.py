@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 from gridkit.cells import ShortDir
+
+
+class Credentials(TypedDict):
+    """Those arguments of `gridkit.serve_participant` that the node has told. To be handed over in secret."""
+
+    node: str
+    user: str
+    password: str
+    secret: str
 
 
 @dataclass(frozen=True)
@@ -35,8 +45,8 @@ class Registered(ShortDir):
     secret: str = field(repr=False)
 
     @property
-    def credentials(self) -> dict[str, str]:
-        """What `gridkit.serve_participant` takes: `node`, `user`, `password`, `secret`. To be handed over in secret."""
+    def credentials(self) -> Credentials:
+        """What `gridkit.serve_participant` takes: `node`, `user`, `password` and `secret`."""
         return {"node": self.node, "user": self.name, "password": self.password, "secret": self.secret}
 
     @property
