@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shlex
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
@@ -13,10 +14,16 @@ from gridkit.cells import ShortDir
 from gridkit.client.node import NodeClient
 from gridkit.errors import NodeUnreachable
 from gridkit.run import RunBase, RunSource
+from gridkit.wire.notifications import NotificationType
 
 RunT = TypeVar("RunT", bound=RunBase)
 T = TypeVar("T")
 Spawn = Callable[[Coroutine[Any, Any, Any]], None]
+
+FAREWELL_SECONDS = 1.0
+"""for which the end of a run waits until its push participants have been told of it"""
+LATE_SECONDS = 30.0
+"""for which later attempts to tell them are followed"""
 
 
 class HostedTraining(ShortDir, Generic[RunT]):
@@ -63,6 +70,17 @@ class HostedTraining(ShortDir, Generic[RunT]):
         return f"gridkit worker {self._url} --name {name} --version {version} --data shard.npz"
 
 
+def _hear(called: set[int], row: dict[str, Any]) -> None:
+    """Keep the slots of the push participants that have heard of the training's start, and not yet of its end."""
+    match row["kind"]:
+        case "notified" if row["notification"] == NotificationType.TRAINING_START and row["answer"] is not None:
+            called.add(row["slot"])
+        case "notified" if row["notification"] == NotificationType.TRAINING_FINISHED and row["answer"] is not None:
+            called.discard(row["slot"])
+        case "left":
+            called.discard(row["slot"])
+
+
 class NodeSource(RunSource):
     """Feeds a Run from a node's event stream, on the event loop in which it is started."""
 
@@ -78,14 +96,34 @@ class NodeSource(RunSource):
         self._spawn(self._feed(take, fail))
 
     async def _feed(self, take: Callable[[dict[str, Any]], None], fail: Callable[[BaseException], None]) -> None:
+        called: set[int] = set()
         try:
             async for row in self._node.rows(self._process):
+                _hear(called, row)
+                if row["kind"] != "finished":
+                    take(row)
+            # Push participants are told of the end once it has come: who waits for the end should find that, too.
+            last = [row]
+            await self._farewells(called, row["seq"], FAREWELL_SECONDS, last.append)
+            for row in last:
                 take(row)
+            await self._farewells(called, last[-1]["seq"], LATE_SECONDS, take)
         except asyncio.CancelledError:
             fail(NodeUnreachable(f"the session to {self._node.link.url} was closed", "grid.runs finds the run again"))
             raise
         except Exception as error:  # noqa: BLE001  whatever ends the stream ends the Run, which raises it
             fail(error)
+
+    async def _farewells(
+        self, called: set[int], after: int, seconds: float, take: Callable[[dict[str, Any]], None]
+    ) -> None:
+        """`take` what comes after the end, until all who were called have heard of it, but for so long at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds), contextlib.aclosing(self._node.rows(self._process, after)) as rows:
+                while called:
+                    row = await anext(rows)
+                    _hear(called, row)
+                    take(row)
 
     async def model(self, checkpoint: int | None) -> dict[str, np.ndarray]:
         return await self._node.retrieve_model(self._name, self._version, checkpoint)

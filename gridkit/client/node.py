@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +110,7 @@ class NodeClient:
         wish = {key: value for key, value in wish.items() if value is not None}
         return str((await self.link.json("POST", "/model-centric/worker-token", json=wish))["worker_token"])
 
-    async def rows(self, run: str, after: int = 0) -> AsyncIterator[dict[str, Any]]:
+    async def rows(self, run: str, after: int = 0) -> AsyncGenerator[dict[str, Any]]:
         """The rows of a run, from the beginning until it is finished; goes on by itself after a broken connection."""
         failed_since: float | None = None
         clock = asyncio.get_running_loop().time
