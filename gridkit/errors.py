@@ -47,6 +47,7 @@ class ErrorCode(enum.StrEnum):
     TOO_MANY = "TOO_MANY"
     NO_ROOM = "NO_ROOM"
     BUSY = "BUSY"
+    SESSION_LOST = "SESSION_LOST"
     INTERNAL = "INTERNAL"
     NOT_BUILT = "NOT_BUILT"
     # computations that a node runs

@@ -1,0 +1,332 @@
+"""The methods of `gridkit.v1`: remote tensors with their graph, functions that stay in the notebook, slow work.
+
+Ids of variables, optimizers, passes and steps are the notebook's to choose, so it can speak of what isn't there yet.
+Nodes of the graph have numbers, which are the node's. Everything about the graph goes ahead of the reply that it
+explains: nodes (the deepest first), edges, variables.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BeforeValidator, Field, InstanceOf, TypeAdapter
+
+from gridkit.wire.rpc.members import (
+    Count,
+    Members,
+    Name,
+    NamedValues,
+    Names,
+    Number,
+    RequestId,
+    Text,
+    Values,
+    VariableRef,
+    VariableRefs,
+    decoded,
+    of_field,
+)
+from gridkit.wire.rpc.plain import Anything, DropConnection, Loopback
+
+Array = Annotated[InstanceOf[np.ndarray], BeforeValidator(decoded)]
+"""A tensor, with its data in a body of the frame."""
+Shape = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 48)]], Field(max_length=64)]
+Ids = Annotated[list[Name], Field(max_length=1000)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=False)]
+Outcome = Literal["done", "failed", "cancelled"]
+
+
+class Tensor(Members):
+    """What is told of a tensor; its values where a policy lets them out."""
+
+    dtype: Name
+    shape: Shape
+    values: Array | None = None
+
+
+_OF_NODE: dict[str, TypeAdapter[Any]] = {
+    "data": TypeAdapter(Array),
+    "requires_grad": TypeAdapter(bool),
+    "retains_grad": TypeAdapter(Literal[True]),
+    "grad": TypeAdapter(VariableRef | None),
+}
+_OF_NOTEBOOK: dict[str, TypeAdapter[Any]] = {
+    "data": TypeAdapter(Tensor),
+    "requires_grad": TypeAdapter(bool),
+    "is_leaf": TypeAdapter(bool),
+    "retains_grad": TypeAdapter(bool),
+    "output_nr": TypeAdapter(Count),
+    "grad_fn": TypeAdapter(Number | None),
+    "grad": TypeAdapter(Tensor | None),
+}
+
+
+# ---- both ways
+
+
+class Heartbeat(Members):
+    """The request is being worked on. Passing: see `channel`."""
+
+    id: RequestId
+    phase: Text | None = None
+    done: Number | None = None
+    total: Number | None = None
+    ahead: Number | None = None
+    """requests that are done before it"""
+
+
+class Cancel(Members):
+    """Stop working on the request at the next chance; it is answered all the same."""
+
+    id: RequestId
+
+
+# ---- to the node
+
+
+class CreateVariable(Members):
+    variable_id: Name
+    data: Array
+    requires_grad: bool = False
+    parameter: bool = False
+
+
+class VariableId(Members):
+    variable_id: Name
+
+
+class ReadGrad(Members):
+    """Give a variable's gradient an id."""
+
+    variable_id: Name
+    out_id: Name
+
+
+class UpdateVariable(Members):
+    variable_id: Name
+    field: Literal["data", "requires_grad", "retains_grad", "grad"]
+    value: Annotated[Any, of_field(_OF_NODE)]
+
+
+class AppendGrad(Members):
+    variable_id: Name
+    gradient: VariableRef
+
+
+class DeleteVariables(Members):
+    """Nobody in the notebook refers to these variables and optimizers any more."""
+
+    variable_ids: Names
+
+
+class RunFunction(Members):
+    """`out_ids`: one for each tensor of the result, in order."""
+
+    function_name: Name
+    args: Values
+    kwargs: NamedValues
+    out_ids: Ids
+    grad_enabled: bool
+
+
+class RunModel(Members):
+    """A module that the node has, in place of a function."""
+
+    model_id: Name
+    args: Values
+    kwargs: NamedValues
+    out_ids: Ids
+    grad_enabled: bool
+
+
+class BackpropIds(Members):
+    variables: VariableRefs
+    inputs: VariableRefs | None = None
+
+
+class RunBackward(Members):
+    pass_id: Name
+    variables: VariableRefs
+    grad_variables: Annotated[list[VariableRef | None], Field(max_length=1000)] | None = None
+    """one for each of the variables; null: ones"""
+    retain_graph: bool | None = None
+    create_graph: bool = False
+    inputs: VariableRefs | None = None
+
+
+class CreateOptimizer(Members):
+    optimizer_id: Name
+    optimizer_name: Name
+    params: Values
+    """references, or groups: objects with ``params``"""
+    defaults: NamedValues
+
+
+class AddParamGroup(Members):
+    optimizer_id: Name
+    param_group: NamedValues
+
+
+class OptimizerId(Members):
+    optimizer_id: Name
+
+
+class RunStep(Members):
+    optimizer_id: Name
+    step_id: Name
+
+
+class Seed(Members):
+    """As `torch.manual_seed`."""
+
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)]
+
+
+# ---- to the notebook
+
+
+class ShowVariable(Members):
+    """A variable as torch has it. `version`: how often it was changed in place."""
+
+    variable_id: Name
+    data: Tensor
+    requires_grad: bool
+    is_leaf: bool
+    parameter: bool
+    retains_grad: bool
+    output_nr: Count
+    grad_fn: Number | None
+    version: Number
+
+
+class ShowUpdate(Members):
+    """What became of a variable: a step changed its data, or a change in place its node."""
+
+    variable_id: Name
+    field: Literal["data", "requires_grad", "is_leaf", "retains_grad", "output_nr", "grad_fn", "grad"]
+    value: Annotated[Any, of_field(_OF_NOTEBOOK)]
+    version: Number
+
+
+class ShowGrad(Members):
+    """What a pass added to a variable's gradient. `gradient_id`: the gradient can be spoken of."""
+
+    variable_id: Name
+    gradient: Tensor
+    pass_id: Name | None = None
+    gradient_id: Name | None = None
+
+
+class ShowNode(Members):
+    """A node of the graph.
+
+    `saved`: names and shapes of the tensors that it keeps; `variable_id`: of AccumulateGrad; `label` and `line`: what
+    the notebook called, and where.
+    """
+
+    node_id: Number
+    name: Name
+    sequence: Number | None = None
+    saved: Annotated[dict[Name, Shape], Field(max_length=1000)] = Field(default_factory=dict)
+    variable_id: Name | None = None
+    label: Text | None = None
+    line: Text | None = None
+
+
+class ShowEdge(Members):
+    """From a node to where its gradient goes; null: there is no gradient. `input_nr`: which of the node's gradients."""
+
+    from_node_id: Number
+    to_node_id: Number | None
+    output_nr: Count
+    input_nr: Count
+
+
+class NodeFired(Members):
+    """A gradient went through a node, with what it passed on along each edge. Passing: see `channel`."""
+
+    pass_id: Name
+    node_id: Number
+    gradients: Annotated[list[Tensor | None], Field(max_length=10_000)] = Field(default_factory=list)
+
+
+class UpdateModel(Members):
+    """What a node counts of a module that it has, or how it is."""
+
+    model_id: Name
+    field: Literal["training", "version", "calls", "samples", "budget"]
+    value: bool | Number | Seconds
+
+
+class RunCallable(Members):
+    """`parent`: the notebook's request for which the function is run."""
+
+    callable_id: Name
+    args: Values
+    kwargs: NamedValues
+    parent: RequestId | None = None
+
+
+class ClearBackward(Members):
+    """A pass ended; what it changed was told before."""
+
+    pass_id: Name
+    variable_ids: Names
+    status: Outcome
+    reason: Text | None = None
+
+
+class ClearStep(Members):
+    """A step of an optimizer ended; what it changed was told before."""
+
+    step_id: Name
+    variable_ids: Names
+    status: Outcome
+    reason: Text | None = None
+
+
+class Log(Members):
+    """A line for the person at the notebook."""
+
+    level: Literal["info", "warning"]
+    text: Text
+
+
+TO_NODE: dict[str, type[Members]] = {
+    "heartbeat": Heartbeat,
+    "cancel": Cancel,
+    "echo": Anything,
+    "loopback": Loopback,
+    "drop_connection": DropConnection,
+    "create_variable": CreateVariable,
+    "get_variable": VariableId,
+    "get_grad": ReadGrad,
+    "update_variable": UpdateVariable,
+    "append_grad": AppendGrad,
+    "delete_variables": DeleteVariables,
+    "run_function": RunFunction,
+    "run_model": RunModel,
+    "get_backprop_ids": BackpropIds,
+    "run_backward": RunBackward,
+    "create_optimizer": CreateOptimizer,
+    "add_param_group": AddParamGroup,
+    "clear_grad": OptimizerId,
+    "run_step": RunStep,
+    "seed": Seed,
+}
+TO_CLIENT: dict[str, type[Members]] = {
+    "heartbeat": Heartbeat,
+    "cancel": Cancel,
+    "create_variable": ShowVariable,
+    "update_variable": ShowUpdate,
+    "append_grad": ShowGrad,
+    "create_node": ShowNode,
+    "create_edge": ShowEdge,
+    "node_fired": NodeFired,
+    "update_model": UpdateModel,
+    "run_callable": RunCallable,
+    "clear_backward": ClearBackward,
+    "clear_step": ClearStep,
+    "log": Log,
+}
