@@ -319,7 +319,7 @@ def test_errors_have_the_shape_that_clients_of_the_protocol_read(node: NodeUnder
             assert answer.json()["detail"] == answer.json()["message"]
         for header in ("Token", "Token x", "Basic x", "Basic OnBhc3N3b3Jk", "Token gk_0000000000000000_x", "Digest x"):
             assert status(node, headers={"authorization": header}) == 401
-        assert "www-authenticate" not in nobody.get("/users").headers  # a browser would ask for a password
+        assert "www-authenticate" not in nobody.get("/users").headers
     for method, path, code in (("GET", "/push/nowhere/", 404), ("PATCH", USERS, 405), ("POST", USERS, 400)):
         answer = http.request(method, path)
         assert answer.status_code == code and answer.json()["detail"] == answer.json()["message"], answer.text
