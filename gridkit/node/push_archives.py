@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import BinaryIO
 
 from gridkit.errors import NodeError, WireError
@@ -73,15 +72,14 @@ class Served:
     """An archive with the values of a checkpoint, in blocks of a MiB or so.
 
     Args:
-        archive: its file; and the checkpoint's, a State message, or None for the archive as it came. Both are closed
-            by `close`.
+        archive: its file.
+        checkpoint: a State message in a file; None for the archive as it came.
+
+    `close` closes both files.
     """
 
-    def __init__(self, archive: BinaryIO, checkpoint: BinaryIO | None) -> None:
-        self._files = ExitStack()
-        for file in (archive, checkpoint):
-            if file is not None:
-                self._files.enter_context(file)
+    def __init__(self, archive: BinaryIO, checkpoint: BinaryIO | None = None) -> None:
+        self._files = (archive, checkpoint)
         self.size = archive.seek(0, 2)
         if checkpoint is None:
             archive.seek(0)
@@ -99,7 +97,9 @@ class Served:
         return b"".join(gathered)
 
     def close(self) -> None:
-        self._files.close()
+        for file in self._files:
+            if file is not None:
+                file.close()
 
 
 def _chunks(source: TensorSource) -> Iterator[Array]:

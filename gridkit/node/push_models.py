@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from contextlib import ExitStack
 from typing import Any
 
 import sqlalchemy as sa
@@ -143,7 +144,11 @@ class PushModels:
                     raise
 
     def _served(self, archive: str, checkpoint: str | None) -> Served:
-        return Served(self._blobs.open(archive), None if checkpoint is None else self._blobs.open(checkpoint))
+        with ExitStack() as files:
+            names = [archive] if checkpoint is None else [archive, checkpoint]
+            served = Served(*(files.enter_context(self._blobs.open(name)) for name in names))
+            files.pop_all()  # from here on it closes them
+            return served
 
     def _seen(self, c: sa.Connection, principal: Principal, model_id: str) -> tuple[Any, push_rows.Training | None]:
         row, training = push_rows.archive(c, model_id), push_rows.training_of(c, model_id)

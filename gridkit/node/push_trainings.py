@@ -142,13 +142,14 @@ class PushTrainings:
         """Start the rounds; the participants are called from then on. Its owner may, and each participant.
 
         Raises:
-            NodeError: `BAD_REQUEST`, it was started before, or nobody is in; `BAD_CONFIG`, its quorum is too large.
+            NodeError: `BAD_REQUEST`, it was started before, nobody is in, or fewer than its quorum.
         """
         about(training_id)
 
         def read(c: sa.Connection) -> Any:
             found = push_rows.training(c, training_id)
             push_rows.allow(self._access, principal, "start-push", found.owner, found.accounts)
+            _check_startable(c, found)
             return push_rows.archive(c, found.model)
 
         archive = await self._db.read(read)
@@ -172,14 +173,9 @@ class PushTrainings:
 
     def _begin(self, c: sa.Connection, training_id: str, name: str, specs: tuple[TensorSpec, ...], digest: str) -> None:
         found = push_rows.training(c, training_id)
-        if _started(c, found):
-            raise _begun(training_id)
+        _check_startable(c, found)  # again: it may have changed since
         count, options = len(found.members), found.config["options"]
-        if not count:
-            raise _bad("the training has no participants", "PUT some to …/clients/")
         quorum = options["quorum"] or math.ceil(count / 2)
-        if quorum > count:
-            raise _bad(f"the training's quorum is {quorum}, and it has {count} participants", "add some")
         server_config = {
             "clients": count,
             "tolerate": count - quorum,
@@ -265,6 +261,16 @@ def _letter(state: cycle.CycleState | None) -> str:
 
 def _started(c: sa.Connection, found: push_rows.Training) -> bool:
     return c.execute(sa.select(db.process.c.id).where(db.process.c.id == found.process)).first() is not None
+
+
+def _check_startable(c: sa.Connection, found: push_rows.Training) -> None:
+    count, quorum = len(found.members), found.config["options"]["quorum"] or 0
+    if _started(c, found):
+        raise _begun(found.id)
+    if not count:
+        raise _bad("the training has no participants", "PUT some to …/clients/")
+    if quorum > count:
+        raise _bad(f"the training's quorum is {quorum}, and it has {count} participants", "add some")
 
 
 def _begun(training_id: str) -> NodeError:
