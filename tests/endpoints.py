@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,12 +46,14 @@ class Endpoint:
     Attributes:
         heard: what arrived, in order, whatever was answered.
         behaves: see `Behaviour`.
+        over: trainings of which what still arrives isn't noted.
     """
 
     def __init__(self, behaves: Behaviour = agreeable, *, port: int = 0, host: str = "127.0.0.1") -> None:
         self.behaves = behaves
         self.heard: list[Arrival] = []
         self.trouble: list[BaseException] = []
+        self.over: set[str] = set()
         self.connections = 0
         self._open: set[socket.socket] = set()
         self._listening = socket.create_server((host, port), backlog=512)
@@ -60,11 +62,16 @@ class Endpoint:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        """Nobody listens there any more; connections that are open end."""
-        self._listening.shutdown(socket.SHUT_RDWR)
+        """Nobody listens there any more; connections that are open end. Idempotent."""
+        with suppress(OSError):  # it is closed
+            self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         for connection in tuple(self._open):
             connection.close()
+
+    @property
+    def listens(self) -> bool:
+        return self._listening.fileno() >= 0
 
     def __enter__(self) -> Endpoint:
         return self
@@ -94,7 +101,8 @@ class Endpoint:
         try:
             with connection:
                 arrival = _read(connection)
-                self.heard.append(arrival)
+                if arrival.training not in self.over:
+                    self.heard.append(arrival)
                 answer = self.behaves(arrival, connection)
                 if isinstance(answer, int):
                     answer = b"HTTP/1.0 %d Whatever\r\n\r\n" % answer  # as the fl-demonstrator's client answers
