@@ -12,6 +12,7 @@ from gridkit.node import messages
 from gridkit.node.messages_participants import AddParticipant, RegisterUser
 from gridkit.node.participants import Wish
 from gridkit.node.routes.http import body, id_in_path, idempotency_key, limits_of, principal_of, route, service_of
+from gridkit.node.routes.push import PREFIX
 
 _PROFILE = ("actor", "client", "first_name", "last_name", "email")
 _ONCE = {"cache-control": "no-store"}
@@ -69,6 +70,11 @@ async def myself(request: Request) -> Response:
     return JSONResponse(await _user(request, "username", name, f"'{name}' isn't registered as a participant"))
 
 
+async def trainings(request: Request) -> Response:
+    """Those that one owns or takes part in."""
+    return JSONResponse(await service_of(request).push_trainings.listing(principal_of(request)))
+
+
 async def user(request: Request) -> Response:
     return JSONResponse(await _user(request, "id", id_in_path(request, "user_id"), "there is no user of this id"))
 
@@ -98,8 +104,9 @@ ROUTES = [
     route("/push/participants", listing, "list-participants"),
     route("/push/participants", add, "add-participant", ["POST"]),
     route("/push/participants/{name}", remove, "remove-user", ["DELETE"]),
-    route("/push/api/users/", users, "list-participants"),
-    route("/push/api/users/", register, "add-participant", ["POST"]),
-    route("/push/api/users/myself/", myself, "list-participants"),
-    route("/push/api/users/{user_id}/", user, "list-participants"),
+    route(f"{PREFIX}/users/", users, "list-participants"),
+    route(f"{PREFIX}/users/", register, "add-participant", ["POST"]),
+    route(f"{PREFIX}/users/myself/", myself, "list-participants"),
+    route(f"{PREFIX}/users/trainings/", trainings, "observe-push"),
+    route(f"{PREFIX}/users/{{user_id}}/", user, "list-participants"),
 ]
