@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.endpoints import Arrival, Endpoint, Hanging, agreeable
-from tests.hospitals import FAST, Hospital, PushTraining, PushWorld, push_world
+from tests.push_world import FAST, Hospital, PushTraining, PushWorld, push_world
 from tests.support import wait_for
 
 pytestmark = pytest.mark.faults
