@@ -245,7 +245,9 @@ def test_who_isnt_reached_is_named_in_the_cell(grid: gk.Session, enter: Enter) -
     enter("north", Hospital(plan, data[0], 0))
     enter("nowhere")  # nobody listens there
     clients = ["north", "nowhere", data[2]]
-    run = grid.train(model, plan, name="one is away", clients=clients, rounds=2, processes=1, **SETTINGS)
+    given: dict[str, Any] = {"clients": clients, "rounds": 2, "processes": 1, **SETTINGS}
+    run = grid.train(model, plan, name="one is away", **given)
+    tolerant = grid.train(model, plan, name="one may be away", tolerate=1, **given)
     with pytest.raises(WorkersFailed, match=r"nowhere: .*not reached in 4 attempts") as failed:
         run.wait(60)
     assert "1 of 3 workers failed in round 1 of 'one is away' 1.0" in str(failed.value)
@@ -253,9 +255,7 @@ def test_who_isnt_reached_is_named_in_the_cell(grid: gk.Session, enter: Enter) -
     assert list(away["attempt"]) == [1, 2, 3, 4] and away["answer"].isna().all()
     assert set(away["notification"]) == {"TRAINING_START"}
 
-    tolerant = grid.train(
-        model, plan, name="one may be away", clients=clients, rounds=2, processes=1, tolerate=1, **SETTINGS
-    ).wait(60)
+    tolerant.wait(60)
     assert list(tolerant.metrics["accepted"]) == [2, 2]
     lost = tolerant.reports[tolerant.reports["worker"] == "nowhere"]
     assert list(lost["round"]) == [1] and list(lost["verdict"]) == ["WORKER_LEFT"]
@@ -315,7 +315,8 @@ def test_a_training_of_participants_is_stopped(grid: gk.Session, enter: Enter) -
     run.stop()
     run.wait(30)
     assert run.status == "stopped"
-    wait_for(lambda: "TRAINING_FINISHED" in set(grid.runs["stopped"].notifications["notification"]))
+    assert list(run.notifications["notification"])[-1] == "TRAINING_FINISHED"
+    assert grid.runs["stopped"].wait(30).notifications.equals(run.notifications)
 
 
 def test_the_async_session() -> None:
