@@ -50,7 +50,7 @@ class CycleRules:
             the next.
         minimum_download_speed, minimum_upload_speed: without a roster: Mbit/s (2^20 bits) that a worker has; 0 is any.
         clients: a fixed roster of so many slots (`grid.train`); None is a training for whoever comes.
-        fraction: with a roster: the share of it that takes part in a round.
+        fraction: with a roster: the share of it that takes part in a round; others stand in for those who have left.
         tolerate: with a roster: so many of a round's cohort may fail.
         seed: draws the cohorts, and with "random" the workers.
         weighting: "samples" or "equal".
@@ -126,7 +126,7 @@ class CycleRules:
 
     @property
     def cohort_size(self) -> int:
-        """Clients of a round, with a fixed roster."""
+        """Clients of a round, with a fixed roster of which so many are left."""
         return max(1, round(self.fraction * (self.clients or 0)))
 
     @property

@@ -26,7 +26,8 @@ def cohort(state: CycleState) -> tuple[int, ...]:
     """The slots of a fixed roster that take part in the current round: Philox(seed, round), without replacement, of
     those that hadn't left before it. It stays the same for as long as the round lasts."""
     rules, gone, size = state.rules, departed(state), cohort_size(state)
-    here = [slot for slot in range(rules.clients or 0) if slot not in gone]
+    everybody = range(rules.clients or 0)
+    here = [slot for slot in everybody if slot not in gone] if gone else everybody
     if size >= len(here):
         return tuple(here)
     return _chosen(rules.seed, state.sequence, 0, here, size)

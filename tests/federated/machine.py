@@ -166,7 +166,8 @@ class Training:
         gone = {slot for slot, departure in state.left.items() if departure.cycle < state.sequence}
         assert not gone & set(members)
         assert len(members) == min(self.rules.cohort_size, clients - len(gone))
-        assert {a.slot for a in state.assignments.values()} <= set(members)
+        taken = [a.slot for a in state.assignments.values()]
+        assert len(taken) == len(set(taken)) and set(taken) <= set(members)
         lost = state.with_status(Status.REFUSED, Status.FAILED, Status.EXPIRED)
         decided = {a.slot for a in (*lost, *state.with_status(Status.ACCEPTED))}
         if state.phase is not Phase.FINISHED:

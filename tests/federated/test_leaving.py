@@ -141,3 +141,39 @@ def test_after_the_end_nobody_leaves() -> None:
     training.aggregated()
     assert training.leave(0) == ()
     assert training.state.left == {}
+
+
+def test_who_did_not_answer_in_time_and_leaves_then_has_failed_once() -> None:
+    training = Training(clients=2, tolerate=1, cycle_length=10, num_cycles=1)
+    training.work(0)
+    training.step(cycle.Tick(10.0))
+    before = training.state.assignments
+    assert training.leave(1) == (Left("id-1"),)
+    assert training.state.assignments == before
+    training.aggregated()
+    assert training.history.rounds[0]["refused"] == 0 and len(training.history.reports) == 2
+
+
+def test_who_leaves_outside_of_the_round_fails_nothing() -> None:
+    training = Training(clients=4, fraction=0.5, num_cycles=2)
+    (other, another) = set(range(4)) - set(cycle.cohort(training.state))
+    members = cycle.cohort(training.state)
+    training.leave(other)
+    assert training.state.assignments == {} and cycle.cohort(training.state) == members
+    assert training.history.reports == []
+    for member in members:
+        training.work(member)
+    training.aggregated()
+    assert other not in cycle.cohort(training.state)
+    training.leave(another)
+    training.leave(members[0])
+    assert training.state.outcome == "failed"
+
+
+def test_it_has_left_in_the_round_whose_test_its_departure_ends() -> None:
+    training = Training(clients=2, tolerate=1, num_cycles=2)
+    training.work(0), training.work(1)
+    training.aggregated(1)
+    assert kinds(training.leave(1)) == [Left, Open]
+    left, opened = training.rows[-2:]
+    assert (left["kind"], left["cycle"]) == ("left", 1) and (opened["kind"], opened["cohort"]) == ("opened", [0])
