@@ -61,6 +61,13 @@ class Hospital(Endpoint):
         self.http.close()
         super().close()
 
+    def called(self, training: str, what: str) -> None:
+        """Until it has heard this of this training."""
+        wait_for(lambda: what in self.told(training), what=f"{what} for {self.name} (it heard {self.told(training)})")
+
+    def told(self, training: str) -> list[str]:
+        return [str(arrival) for arrival in self.heard if arrival.training == training]
+
     # -- as who has trainings
 
     def host(self, archive: bytes, name: str = "a model", **fields: Any) -> httpx.Response:
