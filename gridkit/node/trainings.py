@@ -322,6 +322,7 @@ def _refused(refusal: cycle.Refuse) -> NodeError:
         ErrorCode.BAD_KEY: (AccessError, 401),
         ErrorCode.CYCLE_CLOSED: (ConflictError, 409),
         ErrorCode.ALREADY_REPORTED: (ConflictError, 409),
+        ErrorCode.WORKER_LEFT: (ConflictError, 409),
     }
     kind, status = kinds.get(refusal.code, (NodeError, 400))
     return kind(refusal.message, _ADVICE.get(refusal.code), code=refusal.code, status=status)
