@@ -104,9 +104,10 @@ class Record(cells.ShortDir):
 
     @property
     def notifications(self) -> pd.DataFrame:
-        """Each call to a push participant: time (UTC), worker, notification (TRAINING_START, UPDATE_ROUND_START,
-        MODEL_TEST_ROUND or TRAINING_FINISHED), round, attempt (from 1), answer (HTTP status; missing where there was
-        none), seconds (it took), message ("", or why there was no answer)."""
+        """Each call to a push participant, a row each: time (UTC), worker, notification (TRAINING_START,
+        UPDATE_ROUND_START, MODEL_TEST_ROUND or TRAINING_FINISHED), round (as in `metrics`; the protocol itself counts
+        its update rounds from 0), attempt (from 1), answer (HTTP status; missing where there was none), seconds (until
+        it came), message ("", or why there was none)."""
         with self._lock:
             notifications = tuple(self.history.notifications)
         return results.notifications_frame(notifications)

@@ -18,6 +18,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 from gridkit.errors import UsageError
 from gridkit.widgets.html import Html
@@ -103,7 +104,8 @@ def draw(
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if lines:
         names = [_readable(name) for name in (*metrics, *workers)]
-        legend = ax.legend([*lines, *workers.values()], names, frameon=False, ncols=1 + len(workers) // 5)
+        below = _room_below(ax, names) if workers else {}
+        legend = ax.legend([*lines, *workers.values()], names, frameon=False, **below)
         for text in legend.get_texts():
             text.set_parse_math(False)
     ax.grid(alpha=0.3)
@@ -144,6 +146,23 @@ def _draw_workers(ax: Axes, frame: pd.DataFrame, means: Mapping[str, Line2D], by
     return {name: Line2D([], [], color=colour[name], linewidth=_THIN) for name in names} if named else {}
 
 
+def _room_below(ax: Axes, names: Sequence[str]) -> dict[str, Any]:
+    """Where the legend stands when workers are named in it, too, and would hide their lines: beneath the axes, for
+    which a picture of ours grows. Another's figure stays as it is."""
+    figure = ax.get_figure(root=True)
+    if not isinstance(figure, PageFigure) or figure.axes != [ax]:
+        return {}
+    width, height = figure.get_size_inches()
+    columns = min(4, max(1, int(width * 72 // (6 * max(map(len, names)) + 45))))  # points: letters, line, distance
+    room = 0.22 * -(-len(names) // columns)
+    figure.set_figheight(height + room)
+    if figure.get_layout_engine() is None:
+        bottom, top = figure.subplotpars.bottom * height + room, figure.subplotpars.top * height + room
+        figure.subplots_adjust(bottom=bottom / (height + room), top=top / (height + room))
+    under = ax.transAxes + ScaledTranslation(0, -0.45, figure.dpi_scale_trans)  # inches, for the numbers and "round"
+    return {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": under, "ncols": columns}
+
+
 def _drawable(values: np.ndarray) -> np.ndarray:
     return np.where(np.abs(values) < _LARGEST, values, np.nan)
 
@@ -172,7 +191,8 @@ def live_picture(frame: pd.DataFrame, title: str, by_worker: ByWorker | None = N
     """The picture as SVG, on any thread: pyplot, which belongs to the user, isn't touched."""
     figure = PageFigure(figsize=SIZE)
     # Room for labels of a fixed size: to have matplotlib find out how much they need takes half of the time.
-    ax = figure.subplots(gridspec_kw={"left": 0.12, "right": 0.98, "bottom": 0.15, "top": 0.91})
+    figure.subplots_adjust(left=0.12, right=0.98, bottom=0.15, top=0.91)
+    ax = figure.subplots()
     draw(frame, title, ax, by_worker=by_worker)
     _say_what_is_missing(ax, frame[shown_metrics(frame, by_worker or {})])
     return figure.to_svg()

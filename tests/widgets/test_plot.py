@@ -224,3 +224,63 @@ def test_the_picture_puts_the_figure_back_as_it_was() -> None:
     ax = figure.subplots()
     figure.to_svg()
     assert figure.patch.get_visible() and ax.patch.get_visible()
+
+
+# ---- workers' lines
+
+
+def clinics(names: list[str], rounds: int = 3) -> tuple[pd.DataFrame, dict[str, list[tuple[str, np.ndarray]]]]:
+    values = [(name, np.arange(rounds) + place) for place, name in enumerate(names)]
+    mean = np.mean([value for _, value in values], axis=0)
+    table = {"test_accuracy": mean, "test_accuracy_plain": mean, "loss": mean[::-1]}
+    return pd.DataFrame(table, pd.RangeIndex(1, rounds + 1, name="round")), {"test_accuracy": values}
+
+
+@pytest.mark.parametrize("names", [["n"], ["north", "south", "east", "west"], ["x" * 40] * 2, list("abcdefgh")])
+def test_the_legend_of_workers_stands_beneath_the_lines_and_hides_none(names: list[str]) -> None:
+    data, by_worker = clinics(names)
+    plt.close("all")
+    ax = draw(data, "t", None, None, by_worker)
+    ax.figure.canvas.draw()
+    box, picture = ax.get_legend().get_window_extent(), ax.figure.bbox
+    assert box.y1 < ax.xaxis.get_tightbbox().y0 and box.y0 >= 0 and box.x0 >= 0 and box.x1 <= picture.x1
+    plt.close(ax.figure)
+
+    root = parsed(live_picture(data, "t", by_worker))
+    width, height = map(float, str(root.get("viewBox")).split()[2:])
+    assert (width, height > 350) == (600, True)
+    places = {node.text: (float(str(node.get("x"))), float(str(node.get("y")))) for node in root.iter("text")}
+    assert all(places["round"][1] < places[name][1] <= height and 0 < places[name][0] < width for name in names)
+
+
+def test_a_figure_of_the_users_keeps_its_size_and_has_the_legend_inside() -> None:
+    data, by_worker = clinics(["north", "south"])
+    figure = Figure(figsize=(4, 2))
+    left, _ = figure.subplots(1, 2)
+    draw(data, "t", left, None, by_worker)
+    assert figure.get_size_inches().tolist() == [4, 2] and len(left.get_legend().get_texts()) == 4
+    mine = PageFigure(figsize=(4, 2))
+    left, _ = mine.subplots(1, 2)
+    draw(data, "t", left, None, by_worker)
+    assert mine.get_size_inches().tolist() == [4, 2]
+
+
+@pytest.mark.parametrize("name", [EVIL, "$x_", r"$\nonsense{$", "_hidden", "a\0b\nc", "損失", "x" * 300, ""])
+def test_workers_may_have_any_name(name: str) -> None:
+    data, by_worker = clinics([name, "south"])
+    read = Reader(live_picture(data, "t", by_worker))
+    assert not {"img", "script", "b"} & set(read.tags)
+    if name == EVIL:
+        assert EVIL in read.text
+    figure = Figure()
+    draw(data, "t", figure.subplots(), None, by_worker)
+    figure.savefig(io.BytesIO(), format="png")
+
+
+def test_the_users_colours_are_those_of_the_workers_too() -> None:
+    data, by_worker = clinics(["north", "south"])
+    with mpl.rc_context({"axes.prop_cycle": mpl.cycler(color=["#111111", "#222222", "#333333", "#444444"])}):
+        lines = draw(data, "t", Figure().subplots(), None, by_worker).lines
+    assert [line.get_color() for line in lines] == ["#111111", "#222222", "#333333", "#444444"]
+    with mpl.rc_context({"axes.prop_cycle": mpl.cycler(linestyle=["-", "--"])}):
+        draw(data, "t", Figure().subplots(), None, by_worker)

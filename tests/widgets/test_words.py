@@ -18,6 +18,7 @@ def test_moments_are_read_on_the_readers_own_clock(monkeypatch: pytest.MonkeyPat
     for zone, shown in (("UTC", "2026-01-02 03:04"), ("Asia/Tokyo", "2026-01-02 12:04")):
         monkeypatch.setenv("TZ", zone)
         time.tzset()
+        assert words.clock(1767323047) == shown[11:] + ":07"
         assert words.moment(1767323040.0) == shown
     monkeypatch.undo()
     time.tzset()
@@ -25,7 +26,7 @@ def test_moments_are_read_on_the_readers_own_clock(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("seconds", [1e300, float("inf"), float("nan"), -1e20])
 def test_a_moment_that_no_calendar_has_is_shown_as_it_is(seconds: float) -> None:
-    assert words.moment(seconds) == str(seconds)
+    assert words.moment(seconds) == words.clock(seconds) == str(seconds)
     assert words.moment(None) == "never"
 
 
