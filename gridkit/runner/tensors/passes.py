@@ -1,0 +1,122 @@
+"""Backward passes: which variables they reach, and what they tell on their way.
+
+Hooks are on the graph for the time of one pass only. They run in the middle of torch's engine, so whoever is told must
+take the event and return; an error of gridkit's that it raises ends the pass.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch.autograd.graph import Node as TorchNode
+from torch.autograd.graph import get_gradient_edge
+
+from gridkit.errors import ErrorCode, PlanError
+from gridkit.runner.tensors.graph import is_leaf, leaf_of, walk
+from gridkit.runner.tensors.variables import Values, Variables
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFired:
+    """A gradient went through a node. `gradients`: what it passes on, in the order of its edges; None where nothing."""
+
+    node: int
+    gradients: tuple[Values | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GradAppended:
+    """A pass's gradient came to a variable: summed over all its paths, before it's added to those of earlier passes."""
+
+    variable: str
+    gradient: Values
+
+
+Event = NodeFired | GradAppended
+Emit = Callable[[Event], None]
+
+
+def reached(variables: Variables, nodes: Sequence[TorchNode]) -> list[str]:
+    """The variables whose gradient a pass through these nodes sets: leaves, and those that retain it."""
+    found = [name for node in nodes if is_leaf(node) for name in variables.names(leaf_of(node))]
+    inside = set(nodes)
+    return found + [name for name in variables.retaining if variables.find(name).grad_fn in inside]
+
+
+class Pass:
+    """One pass through the graph behind some roots, as a context around torch's own call.
+
+    Args:
+        roots: where it begins.
+        seconds: for how long it may run; asked at each node.
+        emit: told of each node and each gradient, in the order in which they come.
+        append: whether gradients are added to the variables', as `torch.autograd.backward` does.
+
+    Attributes:
+        nodes: all that it may come through.
+        new: those that weren't known before, and their edges: of roots that are leaves.
+        fired: those that it came through.
+    """
+
+    def __init__(
+        self,
+        variables: Variables,
+        roots: Sequence[torch.Tensor],
+        seconds: float,
+        emit: Emit | None = None,
+        append: bool = True,
+    ) -> None:
+        self._variables = variables
+        self._seconds, self._emit, self._append_too = seconds, emit, append
+        self._end = 0.0
+        begins = [get_gradient_edge(root).node for root in roots if root.requires_grad]
+        self.new = variables.graph.grow(begins)
+        self.nodes = list(walk(begins))
+        self.fired: list[TorchNode] = []
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """The hooks, while torch's engine runs."""
+        self._end = time.monotonic() + self._seconds
+        with ExitStack() as hooks:
+            for node in self.nodes:
+                hooks.callback(node.register_hook(self._hook(node)).remove)
+            if self._append_too:
+                inside = set(self.nodes)
+                for name in self._variables.retaining:
+                    tensor = self._variables.find(name)
+                    if tensor.grad_fn in inside:
+                        hooks.callback(
+                            tensor.register_hook(partial(self._tell_gradient, name)).remove  # type: ignore[no-untyped-call]
+                        )
+            yield
+
+    def _hook(self, node: TorchNode) -> Callable[[Any, Any], None]:
+        number = self._variables.graph.number(node)
+
+        def fired(passed_on: Sequence[torch.Tensor | None], came: Sequence[torch.Tensor | None]) -> None:
+            self.fired.append(node)
+            if time.monotonic() > self._end:
+                raise PlanError(
+                    f"the backward pass took longer than {self._seconds:g} s",
+                    "give it fewer samples at a time",
+                    code=ErrorCode.TIMED_OUT,
+                )
+            if self._emit is not None:
+                values = self._variables.values
+                self._emit(NodeFired(number, tuple(None if g is None else values(g) for g in passed_on)))
+            if is_leaf(node) and came[0] is not None:
+                for name in self._variables.names(leaf_of(node)):
+                    self._tell_gradient(name, came[0])
+
+        return fired
+
+    def _tell_gradient(self, name: str, gradient: torch.Tensor) -> None:
+        if self._emit is not None:
+            self._emit(GradAppended(name, self._variables.values(gradient)))

@@ -1,0 +1,158 @@
+"""How large a function's results will be, before there is memory for them: it is run on torch's meta device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.fx.experimental._config as fx_config
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gridkit.runner.tensors.arguments import kind_of, tensors_in, with_tensors
+from gridkit.runner.tensors.ledger import storage_of
+
+_INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
+REMEMBERED = 4096
+"""calls whose sizes are remembered"""
+
+
+def _masked(x: torch.Tensor, other: torch.Tensor, *_: Any, **__: Any) -> int:
+    return 16 * math.prod(torch.broadcast_shapes(x.shape, other.shape))  # type: ignore[no-untyped-call]
+
+
+def _unique(x: torch.Tensor, *_: Any, **__: Any) -> int:
+    return 32 * x.numel()  # values, places, counts, and what is sorted
+
+
+def _bincount(x: torch.Tensor, weights: Any = None, minlength: int = 0) -> int:
+    return 8 * max(int(x.max()) + 1 if x.numel() else 0, minlength)
+
+
+def _gaussian(x: torch.Tensor, target: torch.Tensor, var: Any, *_: Any, **__: Any) -> int:
+    return 8 * _masked(x, target)
+
+
+def _covariance(x: torch.Tensor, *_: Any, **__: Any) -> int:
+    return 16 * (x.numel() + (len(x) ** 2 if x.ndim else 1))
+
+
+def _combinations(x: torch.Tensor, r: int = 2, *_: Any, **__: Any) -> int:
+    return 8 * (r + 1) * x.numel() ** r  # a mask over all of them
+
+
+def _setitem(x: torch.Tensor, index: Any, value: Any) -> int:
+    return 8 * sum(t.numel() * (t.ndim + 1) for t in tensors_in([index, value]))  # places where masks are true
+
+
+BY_VALUE: dict[str, Callable[..., int]] = {
+    f"{space}.{name}": size
+    for spaces, name, size in (
+        ("torch torch.Tensor", "masked_select", _masked),
+        ("torch torch.Tensor torch.functional", "unique", _unique),
+        ("torch torch.Tensor torch.functional", "unique_consecutive", _unique),
+        ("torch torch.Tensor", "bincount", _bincount),
+        ("torch torch.Tensor", "cov", _covariance),
+        ("torch torch.Tensor", "corrcoef", _covariance),
+        ("torch", "combinations", _combinations),
+        ("torch.nn.functional", "gaussian_nll_loss", _gaussian),
+        ("torch.Tensor", "__setitem__", _setitem),
+    )
+    for space in spaces.split()
+}
+"""Bytes of functions that look at values, which the meta device hasn't."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What a call takes.
+
+    Attributes:
+        results: for each tensor that it gives, which of its arguments' tensors that is, or None for a new one; None
+            as a whole where it can't be known.
+        graph: bytes that it allocates from beginning to end: what a graph may have to keep.
+        peak: bytes of its results, or of the largest thing that it needs in between, if that is more.
+    """
+
+    results: tuple[int | None, ...] | None
+    graph: int
+    peak: int
+
+
+class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees every kernel's results. They are kept, so that no two have one place."""
+
+    def __init__(self, given: Sequence[torch.Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._kept: list[torch.Tensor] = []
+        self._known = {storage_of(tensor)[0] for tensor in given}
+        self.total = self.largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tensors_in(out):
+            place, size = storage_of(tensor)
+            if place not in self._known:
+                self._known.add(place)
+                self._kept.append(tensor)
+                self.total += size
+                self.largest = max(self.largest, size)
+        return out
+
+
+class Sizer:
+    """Finds sizes, and remembers them by function, layouts and literals."""
+
+    def __init__(self) -> None:
+        self._remembered: dict[Any, Sizes] = {}
+
+    def __len__(self) -> int:
+        return len(self._remembered)
+
+    def sizes(self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Sizes:
+        """What a call takes. Errors that torch finds come out as they are."""
+        if name in BY_VALUE:
+            size = BY_VALUE[name](*args, **kwargs)
+            return Sizes(None, size, size)
+        if name == "torch.Tensor.__getitem__":
+            args = [args[0], *map(_as_places, args[1:])]
+        kind = (name, kind_of(args), kind_of(kwargs))
+        found = self._remembered.get(kind)
+        if found is None:
+            if len(self._remembered) >= REMEMBERED:
+                self._remembered.clear()
+            found = self._remembered[kind] = dry_run(function, args, kwargs)
+        return found
+
+
+def _as_places(index: Any) -> Any:
+    """An index with 0 for integers in tensors: the size is the same, and torch would ask for their values."""
+    if isinstance(index, list | tuple):
+        return type(index)(map(_as_places, index))
+    is_place = isinstance(index, torch.Tensor) and not index.ndim and index.dtype in _INTEGERS
+    return 0 if is_place else index
+
+
+def dry_run(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Sizes:
+    """What a call takes, found by running it on tensors without memory."""
+    metas: dict[int, torch.Tensor] = {}
+
+    def meta_of(tensor: torch.Tensor) -> torch.Tensor:
+        return metas.setdefault(
+            id(tensor), torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        )
+
+    args, kwargs = with_tensors(list(args), meta_of), with_tensors(kwargs, meta_of)
+    if "device" in kwargs:
+        kwargs["device"] = "meta"
+    given = tensors_in([args, kwargs])
+    watch = Allocations(given)
+    # with the device as a context, factories make meta tensors too
+    all_true = fx_config.patch(meta_nonzero_assume_all_nonzero=True)  # type: ignore[attr-defined]
+    with torch.no_grad(), all_true, torch.device("meta"), watch:
+        out = tensors_in(function(*args, **kwargs))
+    places = {id(tensor): place for place, tensor in reversed(list(enumerate(given)))}
+    results = sum(size for _, size in {storage_of(tensor) for tensor in out} - {storage_of(tensor) for tensor in given})
+    return Sizes(tuple(places.get(id(tensor)) for tensor in out), watch.total, max(watch.largest, results))
