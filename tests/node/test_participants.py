@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import signal
 import uuid
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -28,7 +27,7 @@ from gridkit.node.store import tables as db
 from gridkit.wire.notifications import Verifier, signed
 from tests.datasets import publish
 from tests.node.grid import refused, serve
-from tests.support import TOKEN, NodeUnderTest, host_files, tiny_plan
+from tests.support import NodeUnderTest, host_files, tiny_plan
 
 PASSWORD = "a password of north"
 ENDPOINT = "http://127.0.0.1:8101/"
@@ -412,53 +411,6 @@ def test_a_registration_whose_answer_was_lost(node: NodeUnderTest, http: httpx.C
         answer = http.post(path, json=wish, headers=other)
         refused(answer, 400 if path == USERS else 409, "ALREADY_EXISTS")
     refused(http.post(path, json=wish, headers={"idempotency-key": "short"}), 400, "BAD_REQUEST")
-
-
-def test_c1_a_node_that_dies_between_account_and_participant_has_neither(tmp_path: Path) -> None:
-    node = NodeUnderTest(tmp_path / "data", "--allow-target", "127.0.0.1", failpoint="participant-account")
-    try:
-        with node.http() as http, pytest.raises(httpx.TransportError):
-            http.post(OURS, json={"name": "north", "endpoint": ENDPOINT})
-        assert node.process.wait(20) == -signal.SIGKILL
-        node.start()
-        with node.http() as http:
-            assert names(http) == [] and accounts(http) == {}
-            made = ours(http, "north")
-            node.kill()
-        node.start()
-        with node.http() as http:
-            assert names(http) == ["north"] and list(accounts(http)) == ["north"]
-            assert status(node, auth=("north", made["password"])) == 200
-    finally:
-        node.terminate()
-
-
-def test_w17_what_is_told_once_stands_nowhere(tmp_path: Path) -> None:
-    """Neither in the database (what is signed with is made of a number that stands there and of the node's own secret)
-    nor in the log, the audit, or any later answer; nor is what an endpoint's path may hold shown to others."""
-    node = NodeUnderTest(tmp_path / "data", "--allow-target", "127.0.0.1")
-    told: list[str] = []
-    try:
-        with node.http() as http:
-            made = [ours(http, "north"), ours(http, "south"), ours(http, "south", renew=True)]
-            secrets = [one[part] for one in made for part in ("token", "password", "secret")]
-            http.post(USERS, json=user("west", password="s3cret of west"))
-            http.post(USERS, json=user("west", password="s3cret of another"))
-            http.post(OURS, json={"name": "x", "endpoint": "http://u:s3cret-url@127.0.0.1:8101/"})
-            http.post(OURS, json={"name": "x", "endpoint": "http://10.0.0.1:8101/s3cret-path?token=s3cret"})
-            http.post(OURS, json={"name": "a/b", "endpoint": ENDPOINT, "password": "s3cret"})
-            with node.http(None, auth=(made[0]["token"], "")) as north:
-                north.post(OURS, json={"name": "y", "endpoint": ENDPOINT})
-                north.delete(path_of("push/participants", made[0]["token"]))
-            for path in (OURS, USERS, "/users", "/tokens", "/audit"):
-                told.append(http.get(path).text)
-    finally:
-        node.terminate()
-    files = [path for path in node.data.rglob("*") if path.is_file() and path.name not in ("token", "secret")]
-    told += [path.read_bytes().decode("latin-1") for path in files]
-    shown = "\n".join([*told, *node.said])
-    assert [secret for secret in [*secrets, "s3cret", TOKEN] if secret in shown] == []
-    assert "north" in shown and made[0]["id"] in shown
 
 
 # -- for whoever calls them
