@@ -126,6 +126,24 @@ def test_evaluated_values_come_into_the_curves(wire: Wire) -> None:
     panel.watch.close()
 
 
+def test_a_test_that_changes_no_mean_comes_into_the_curves(panel: Panel) -> None:
+    panel.source.round(1)
+    for slot, name in ((0, "north"), (1, "south")):
+        panel.source.tested(1, slot, {"accuracy": 0.25})
+        wait_for(lambda name=name: name in Reader(panel.watch.curves.value).text, what=f"the line of {name}")
+    assert "test_accuracy 0.25" in panel.status()
+
+
+def test_who_was_told_what_is_in_the_panel_and_in_its_twin(panel: Panel) -> None:
+    panel.source.open()
+    panel.source.told(1, "UPDATE_ROUND_START", 0, None, attempt=2, message="timed out")
+    panel.source.left(1, 1, "not reached in 2 attempts")
+    wait_for(lambda: "not reached in 2" in panel.watch.workers.value, what="one that has left")
+    bundle = panel.watch._repr_mimebundle_()
+    for shown in (Reader(panel.watch.workers.value).text, Reader(bundle["text/html"]).text, bundle["text/plain"]):
+        assert "UPDATE_ROUND_START 0: timed out at attempt 2" in shown and "WORKER_LEFT" in shown
+
+
 def test_only_what_changed_is_sent(panel: Panel, wire: Wire) -> None:
     panel.source.round(1)
     panel.until("1 of 2")
