@@ -64,7 +64,8 @@ HEADERS = [
 """of every answer; `gridkit.node.guard` adds a Content-Security-Policy"""
 
 OPEN = """WARNING: this node was started with --open. Every program and every user of this machine can, without a token:
-WARNING: list, download, run, host and delete models and datasets that are nobody's, and host and join trainings."""
+WARNING: list, download, run, host and delete models and datasets that are nobody's, host and join trainings, and
+WARNING: register push participants, with accounts of their own, which the node then calls on this machine."""
 
 
 def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Service]:
