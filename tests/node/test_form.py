@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from gridkit.errors import NodeError, WireError
+from gridkit.errors import LimitError, NodeError, WireError
 from gridkit.node.routes.form import multipart
 from gridkit.node.store.blobs import Blobs
 
@@ -24,7 +24,9 @@ def part(name: str, value: bytes, filename: str | None = None) -> bytes:
 END = b"--boundary--\r\n"
 
 
-def read(tmp_path: Path, pieces: list[bytes], kind: str = "multipart/form-data; boundary=boundary") -> Any:
+def read(
+    tmp_path: Path, pieces: list[bytes], kind: str = "multipart/form-data; boundary=boundary", **options: Any
+) -> Any:
     """The fields of a form that comes in these pieces, and the bytes of its model."""
     waiting = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
     waiting.append({"type": "http.request", "body": b"", "more_body": False})
@@ -36,7 +38,7 @@ def read(tmp_path: Path, pieces: list[bytes], kind: str = "multipart/form-data; 
         scope = {"type": "http", "method": "POST", "headers": [(b"content-type", kind.encode())]}
         draft = Blobs(str(tmp_path)).draft()
         try:
-            fields = await multipart(Request(scope, receive), draft, "model")
+            fields = await multipart(Request(scope, receive), draft, "model", **options)
             with draft.open() as file:
                 return fields, file.read()
         finally:
@@ -77,6 +79,25 @@ def test_a_form_that_is_cut_short(tmp_path: Path) -> None:
 def test_a_form_that_can_not_be_read(tmp_path: Path, form: bytes) -> None:
     with pytest.raises(NodeError, match="the form can't be read"):
         read(tmp_path, [form])
+
+
+def test_fields_that_may_be_named_several_times(tmp_path: Path) -> None:
+    twice = part("a", b"1") + part("model", MODEL, "m") + part("a", b"2") + part("b", b"3") + END
+    assert read(tmp_path, [twice], repeated=("a", "c")) == ({"a": ["1", "2"], "b": "3"}, MODEL)
+    assert read(tmp_path, [twice], repeated=("a", "b", "model"))[0] == {"a": ["1", "2"], "b": ["3"]}
+    many = b"".join(part("a", b"") for _ in range(100))
+    assert len(read(tmp_path, [many + END], repeated=("a",))[0]["a"]) == 100
+    for form in (many + part("a", b"") + END, part("b", b"") * 2 + END, part("model", b"", "m") * 2 + END):
+        with pytest.raises(NodeError, match="the form can't be read"):
+            read(tmp_path, [form], repeated=("a", "model"))
+
+
+@pytest.mark.parametrize("size", [7, 100_000])
+def test_a_file_may_have_a_limit(tmp_path: Path, size: int) -> None:
+    pieces = [FILE[at : at + size] for at in range(0, len(FILE), size)]
+    assert read(tmp_path, pieces, limit=len(MODEL))[1] == MODEL
+    with pytest.raises(LimitError):
+        read(tmp_path, pieces, limit=len(MODEL) - 1)
 
 
 def test_a_form_without_a_boundary(tmp_path: Path) -> None:
