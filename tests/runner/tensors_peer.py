@@ -84,7 +84,7 @@ class Both:
         """The local results. The session's have the ids that `name_of` gives for them."""
         forms = [form(arg, self.name_of) for arg in args]
         named = {key: form(value, self.name_of) for key, value in kwargs.items()}
-        torch.manual_seed(7)
+        torch.default_generator.manual_seed(7)
         results = tensors_in(FUNCTIONS[function](*args, **kwargs))
         ids = [self._names.get(id(tensor)) or self._keep(next(self._ids), tensor) for tensor in results]
         self.remote.seed(7)

@@ -159,7 +159,7 @@ class TensorSession:
     def seed(self, number: int) -> None:
         """As `torch.manual_seed`: dropout and the like draw what they draw in a local run with that seed."""
         with told_by_torch("the seed"):
-            torch.manual_seed(number)
+            torch.default_generator.manual_seed(number)  # torch.manual_seed keeps a list for other devices
 
     # -- functions
 

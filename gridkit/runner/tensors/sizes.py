@@ -20,7 +20,8 @@ REMEMBERED = 4096
 
 
 def _masked(x: torch.Tensor, other: torch.Tensor, *_: Any, **__: Any) -> int:
-    return 16 * math.prod(torch.broadcast_shapes(x.shape, other.shape))  # type: ignore[no-untyped-call]
+    shape: Sequence[int] = torch.broadcast_shapes(x.shape, other.shape)  # type: ignore[no-untyped-call]
+    return 16 * math.prod(shape)
 
 
 def _unique(x: torch.Tensor, *_: Any, **__: Any) -> int:
