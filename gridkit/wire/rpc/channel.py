@@ -19,7 +19,6 @@ was not sent, more than the window, garbage) is a WireError and changes nothing;
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -272,11 +271,18 @@ class Channel:
 
     # ---- links
 
-    def check(self, link: int, their: Position) -> None:
-        """Whether `resumed` would take this.
+    def resumed(self, link: int, their: Position) -> None:
+        """There is a new link, and both ends have said how far they are; an older link is forgotten.
+
+        What this end said of itself must still be so: who says it some time before this calls `dropped` ahead of it.
+
+        Args:
+            link: its number, larger than those before.
+            their: how far the other end is.
 
         Raises:
-            WireError: the link isn't newer than the one in use, or the position is none that the other end can have.
+            WireError: the link isn't newer than the one before, or the position is none that the other end can have;
+                nothing is changed.
         """
         if link <= self.link:
             raise WireError(f"link {link} is older than {self.link}")
@@ -285,24 +291,10 @@ class Channel:
                 f"the other end says that it has {their.taken} messages and has done with {their.applied}; "
                 f"{self._reached} were sent, and {self._acked} acknowledged"
             )
-
-    def resumed(self, link: int, their: Position) -> None:
-        """There is a new link, and both ends have said how far they are; an older link is forgotten.
-
-        Args:
-            link: its number, larger than those before.
-            their: how far the other end is.
-
-        Raises:
-            WireError: see `check`; nothing is changed.
-        """
-        self.check(link, their)
         self.link, self.up = link, True
         self._passing.clear()
         self._release(their.applied)
         self._next = their.taken + 1
-        if self._applied:  # how far this end is now: it may have got on since it said so, and the last ack may be lost
-            self._since = -math.inf
 
     def dropped(self, link: int) -> None:
         """That link is gone. Of a link that another one has replaced this is no news."""

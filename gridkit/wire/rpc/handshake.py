@@ -147,8 +147,8 @@ def read_hello(message: Message) -> Hello:
 
 
 def welcome(hello: Hello, channel: Channel | None, window: Window, node: str) -> tuple[Channel, Welcome]:
-    """The node's side: the session's channel, with this link as the one in use, and what to answer. If there was an
-    older link, the shell ends it then.
+    """The node's side: the session's channel, with this link as the one in use, and what to answer ahead of any frame.
+    If there was an older link, the shell ends it then.
 
     Args:
         hello: from `read_hello`.

@@ -302,7 +302,7 @@ def test_s6_any_bytes(data: bytes, profile: Profile) -> None:
 
 
 @given(st.dictionaries(KEYS, VALUES, max_size=6), st.sampled_from(Profile))
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_s7_any_object(value: dict[str, Any], profile: Profile) -> None:
     text = json.dumps(value)
     got = outcome(text, profile)
