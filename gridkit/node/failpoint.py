@@ -27,6 +27,7 @@ NAMES = (
     "push-sent",
     "push-told",
 )
+"""those that a training passes; `participant-account` is passed when a push participant registers"""
 
 
 def failpoint(name: str) -> None:
