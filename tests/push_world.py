@@ -9,11 +9,12 @@ from __future__ import annotations
 import io
 import queue
 import socket
+import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class Hospital(Endpoint):
         self.works: Callable[[Arrival], object] = self.work
         self.done: list[tuple[str, int]] = []
         self._jobs: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
+        self._http = httpx.Client(timeout=20, trust_env=False, verify=False)
         super().__init__(self.take)
         made = world.http.post("/push/participants", json={"name": name, "endpoint": self.url})
         assert made.status_code == 201, made.text
@@ -68,6 +70,7 @@ class Hospital(Endpoint):
     def close(self) -> None:
         super().close()
         self._jobs.put(None)
+        self._http.close()
 
     def _work(self) -> None:
         for arrival in iter(self._jobs.get, None):
@@ -107,7 +110,7 @@ class Hospital(Endpoint):
         while True:
             try:
                 url = f"{self.world.node.url}/push{path}"
-                return httpx.request(method, url, headers=headers, timeout=20, trust_env=False, **content)
+                return self._http.request(method, url, headers=headers, **content)
             except httpx.TransportError:
                 if time.monotonic() > end:
                     raise
@@ -139,6 +142,13 @@ class PushTraining:
         found = wait_for(lambda: (d := self.details())["state"] in "CE" and d, 60, f"the end of {self.id}")
         assert found["state"] == state, found
         return dict(found)
+
+    def is_told(self) -> bool:
+        """Whether the node has recorded that nobody has to be told anything more."""
+        member = "SELECT count(*) FROM push_member WHERE training = ? AND told BETWEEN 0 AND 2147483646"
+        with closing(sqlite3.connect(f"file:{self.world.node.data / 'grid.db'}?mode=ro", uri=True)) as base:
+            (told,) = base.execute("SELECT told FROM push_training WHERE id = ?", (self.id,)).fetchone()
+            return bool(told) and base.execute(member, (self.id,)).fetchone() == (0,)
 
     def weights(self) -> dict[str, np.ndarray]:
         got = self.world.http.get(f"/push/api/models/{self.model}/")

@@ -91,18 +91,19 @@ def due(state: CycleState, member: Member) -> Notification | None:
     UPDATE_ROUND_START 0
     None
     """
-    found: Notification | None = None
     if member.slot in state.left:
         return None
     if state.phase is Phase.FINISHED:
         found = FINISH if member.told > NOTHING else None
-    elif member.told == NOTHING:
-        found = START
-    elif state.phase is Phase.OPEN and _has_to_train(state, member):
-        found = round_to_train(state.sequence)
-    elif state.phase is Phase.TESTING and _has_to_test(state, member):
-        found = round_to_test(state.sequence)
+    else:
+        found = START if member.told == NOTHING else _asked_for(state, member)
     return found if found is not None and member.told < found.step else None
+
+
+def owed(state: CycleState, member: Member) -> Notification | None:
+    """The round, or the test, that this participant took and hasn't answered yet."""
+    found = None if member.slot in state.left else _asked_for(state, member)
+    return found if found is not None and member.told == found.step else None
 
 
 def owner_due(state: CycleState, told: int, own: Iterable[Member]) -> Notification | None:
@@ -114,6 +115,15 @@ def owner_due(state: CycleState, told: int, own: Iterable[Member]) -> Notificati
     """
     hears = any(member.told > NOTHING and member.slot not in state.left for member in own)
     return FINISH if state.phase is Phase.FINISHED and told < FINISHED and not hears else None
+
+
+def _asked_for(state: CycleState, member: Member) -> Notification | None:
+    """What the training needs of this participant now, whether it knows or not."""
+    if state.phase is Phase.OPEN and _has_to_train(state, member):
+        return round_to_train(state.sequence)
+    if state.phase is Phase.TESTING and _has_to_test(state, member):
+        return round_to_test(state.sequence)
+    return None
 
 
 def _has_to_train(state: CycleState, member: Member) -> bool:

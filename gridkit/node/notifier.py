@@ -6,13 +6,17 @@ come before its answer. Nothing here is awaited by who uploads.
 
 Any 2xx is a yes, whatever its body. Any other answer to a round, or to the start, is a no: the participant leaves the
 training. Who can't be reached, or whose gateway can't reach it, is tried again after a pause, and leaves after so many
-failures in a row. The end is told once: acknowledged, refused, or given up. A node that was killed between an answer
-and its record tells that step again: a participant may hear a notification twice.
+failures in a row. The end is told once: acknowledged, refused, or given up.
+
+A participant may hear a notification twice: where the node was killed between an answer and its record, where an answer
+was lost, and, if it is one of ours, where it took a round and nothing came of it for a while. So one that was killed
+and started again trains all the same, and of one that can't train the others know before the round's time is up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import secrets
 import time
@@ -26,7 +30,7 @@ from sqlalchemy.exc import OperationalError
 
 from gridkit.errors import GridkitError
 from gridkit.federated import cycle
-from gridkit.node.due import FINISH, FINISHED, NOTHING, Notification, due, owner_due, pause
+from gridkit.node.due import FINISH, FINISHED, NOTHING, Notification, due, owed, owner_due, pause
 from gridkit.node.failpoint import failpoint
 from gridkit.node.outbound import Outbound
 from gridkit.node.participants import Participant, Participants
@@ -74,8 +78,21 @@ class _Listener:
 
 @dataclass(slots=True, eq=False)
 class _Member(_Listener):
+    """
+    Attributes:
+        signed: whether it shares a secret with the node: it then knows a notification that comes again.
+        patience, again_at: how long, and until when (seconds, monotonic), its answer to a round is waited for before it
+            is told again.
+    """
+
     slot: int = 0
     worker: str = ""
+    signed: bool = False
+    patience: float = math.inf
+    again_at: float = math.inf
+
+    def waits(self, patience: float) -> None:
+        self.patience, self.again_at = patience, time.monotonic() + patience
 
 
 @dataclass(slots=True, eq=False)
@@ -93,6 +110,12 @@ class _Training:
             return due(self.process.state, listener)
         own = [member for member in self.members if member.account == listener.account]
         return owner_due(self.process.state, listener.told, own)
+
+    def owed(self, listener: _Listener) -> Notification | None:
+        """The round that this participant took, and didn't answer; of which it may be told again."""
+        if not isinstance(listener, _Member) or not listener.signed:
+            return None
+        return owed(self.process.state, listener)
 
     @property
     def is_finished(self) -> bool:
@@ -185,18 +208,21 @@ class Notifier:
             self._complain(f"training {training_id}: nobody can be told anything more", error)
 
     async def _loaded(self, training_id: str) -> _Training:
-        def read(c: sa.Connection) -> tuple[Any, list[Any], set[str]]:
+        def read(c: sa.Connection) -> tuple[Any, list[Any], dict[str, Participant]]:
             training = c.execute(sa.select(db.push_training).where(db.push_training.c.id == training_id)).one()
             table = db.push_member
             wanted = sa.select(table, db.worker.c.label).join(db.worker, db.worker.c.id == table.c.worker)
             rows = c.execute(wanted.where(table.c.training == training_id).order_by(table.c.slot)).all()
-            return training, list(rows), set(self._participants.of_accounts(c, [row.account for row in rows]))
+            return training, list(rows), self._participants.of_accounts(c, [row.account for row in rows])
 
         row, rows, there = await self._kept(lambda: self._rounds.db.read(read))
-        members = [
-            _Member(one.account, one.label, one.told, one.account not in there, slot=one.slot, worker=one.worker)
-            for one in rows
-        ]
+        members = []
+        for one in rows:
+            to = there.get(one.account)
+            member = _Member(one.account, one.label, one.told, to is None, slot=one.slot, worker=one.worker)
+            member.signed = to is not None and to.secret is not None
+            member.waits(self._limits.push_again)
+            members.append(member)
         owner = _Listener(row.owner, row.owner, FINISHED if row.told else NOTHING, removed=False)
         process = await self._kept(lambda: self._rounds.process(row.id.replace("-", "")))
         return _Training(row.id, row.model, process, owner, members)
@@ -207,11 +233,14 @@ class Notifier:
             if isinstance(listener, _Member) and listener.removed and not training.is_finished:
                 await self._leave(training, listener, "its account was removed")
                 continue
-            found = training.due(listener)
+            found, left = training.due(listener), None
+            if found is None and isinstance(listener, _Member) and (pending := training.owed(listener)) is not None:
+                left = listener.again_at - time.monotonic()
+                found = pending if left <= 0 else None
             if found != listener.now:
                 listener.now, listener.attempts = found, 0
             if found is None:
-                await listener.woken()
+                await listener.woken(left)
             elif isinstance(listener, _Member) and found.kind is UPDATE and training.has_no_work(listener):
                 await self._assign(training, listener)
             else:
@@ -245,13 +274,18 @@ class Notifier:
         answer: int | None = row["answer"]
         if answer is not None and 200 <= answer < 300:
             listener.missed = 0
-            await self._record(training, listener, notification.step, row)
-            failpoint("push-told")
+            again = listener.told == notification.step
+            if isinstance(listener, _Member):
+                listener.waits(2 * listener.patience if again else self._limits.push_again)
+            if not again:  # that it was told again changes nothing
+                await self._record(training, listener, notification.step, row)
+                failpoint("push-told")
             return
         heard = answer is not None and answer not in GATEWAYS
         listener.missed += not heard
         failures = listener.attempts if notification is FINISH else listener.missed
-        final = heard or (failures >= self._limits.push_attempts and training.due(listener) == notification)
+        wanted = notification in (training.due(listener), training.owed(listener))
+        final = heard or (wanted and failures >= self._limits.push_attempts)
         if not final:
             await self._record(training, listener, listener.told, row)
             await listener.woken(pause(listener.attempts) * random.uniform(0.75, 1.25))

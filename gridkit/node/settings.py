@@ -62,6 +62,9 @@ class Limits:
     """one attempt to tell a push participant something"""
     push_attempts: int = 4
     """so many attempts, a pause of half a second after the first, twice as long after each other one"""
+    push_again: float = 60.0
+    """after so many seconds a participant that shares a secret with the node, and so knows a notification that comes
+    again, is told again of a round that it took and hasn't answered; then after twice as many, and so on"""
     speed_test: int = 16 * MIB
     """what a worker downloads to measure its connection"""
     run_seconds: float = 30.0

@@ -18,6 +18,7 @@ from gridkit.node.due import (
     START,
     Notification,
     due,
+    owed,
     owner_due,
     pause,
     round_to_test,
@@ -119,6 +120,22 @@ def test_whose_time_is_up_isnt_told_to_train() -> None:
     assert due(state, Member(0, told=0)) is None
     state = aggregated(state, 0, 1, 2)
     assert due(state, Member(0, told=0)) == round_to_test(1)  # it may still test
+
+
+def test_who_took_a_round_owes_it_until_it_is_answered_or_over() -> None:
+    state = assigned(started(cycle_length=10.0, tolerate=1), 0, 1)
+    assert owed(state, Member(0)) is None
+    assert owed(state, Member(0, told=0)) is None  # it is due first
+    assert owed(state, Member(0, told=1)) == round_to_train(1)
+    assert owed(left(state, 0), Member(0, told=1)) is None
+    assert owed(reported(state, 0), Member(0, told=1)) is None
+    assert owed(cycle.decide(state, cycle.StopAsked(3.0, now=True))[0], Member(0, told=1)) is None
+    over, _ = cycle.decide(reported(state, 1), cycle.Tick(99.0))
+    assert owed(over, Member(0, told=1)) is None
+    over = aggregated(over, 0, 1)
+    assert owed(over, Member(0, told=1)) is None
+    assert owed(over, Member(0, told=2)) == round_to_test(1)
+    assert owed(cycle.decide(over, cycle.TestCame(4.0, "w0", "digest"))[0], Member(0, told=2)) is None
 
 
 def test_who_isnt_in_the_cohort_waits() -> None:

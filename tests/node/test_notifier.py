@@ -680,6 +680,64 @@ def test_trouble_with_the_disk_doesnt_tell_anything_twice(
     play(story, complaints=2)
 
 
+AGAIN = Limits(push_attempts=3, push_again=0.2)
+
+
+def test_who_took_a_round_and_is_silent_is_told_again_until_it_answers(
+    play: Play, north: Endpoint, south: Endpoint
+) -> None:
+    """It was killed and started again, say. Who can't tell a notification that comes again isn't sent one."""
+
+    async def story(scene: Scene) -> None:
+        await scene.register("south", south.url, signed=False)
+        training = await scene.training({"north": north.url, "south": south.url}, tolerate=1)
+        await scene.hears(north, "UPDATE_ROUND_START 0", 3)
+        await scene.reports(training, 0)
+        heard = len(north.heard)
+        await asyncio.sleep(1.0)  # longer than the next pause would be, if there were one
+        assert len(north.heard) <= heard + 1
+        assert south.kinds() == ["TRAINING_START", "UPDATE_ROUND_START 0"]
+        assert [what for what, *_ in await scene.said(training, "north")] == ["TRAINING_START", "UPDATE_ROUND_START"]
+
+    play(story, AGAIN)
+
+
+def test_it_is_told_again_by_a_node_that_was_away_too(play: Play, north: Endpoint) -> None:
+    async def story(scene: Scene) -> None:
+        training = await scene.training({"north": north.url})
+        await scene.is_told(training, {"north": 1})
+        await scene.restart()
+        await scene.hears(north, "UPDATE_ROUND_START 0", 2)
+
+    play(story, AGAIN)
+
+
+def test_who_says_no_when_it_is_told_again_leaves(play: Play, north: Endpoint, south: Endpoint) -> None:
+    """As gk.serve_participant does whose training failed."""
+
+    async def story(scene: Scene) -> None:
+        answers = iter([200, 202, 202, 500])
+        north.behaves = lambda *_: next(answers)
+        training = await scene.training({"north": north.url, "south": south.url}, tolerate=1)
+        await scene.is_told(training, {"north": FINISHED, "south": 1})
+        assert (await scene.state(training)).left[0].reason == "answered 500 to UPDATE_ROUND_START 0"
+        assert [row["gone"] for row in await scene.rows(training, worker="north")] == [False, False, True]
+
+    play(story, AGAIN)
+
+
+def test_who_is_away_when_it_is_told_again_leaves(play: Play, north: Endpoint, south: Endpoint) -> None:
+    async def story(scene: Scene) -> None:
+        with Endpoint() as gone:
+            training = await scene.training({"gone": gone.url, "south": south.url}, tolerate=1)
+            await scene.is_told(training, {"gone": 1, "south": 1})
+        await scene.is_told(training, {"gone": FINISHED, "south": 1})
+        reason = (await scene.state(training)).left[0].reason
+        assert reason.startswith("not reached in 3 attempts: ") and reason.endswith("no connection")
+
+    play(story, AGAIN)
+
+
 def test_who_isnt_in_the_round_is_left_alone_and_hears_of_the_end(play: Play) -> None:
     async def story(scene: Scene) -> None:
         with endpoints(4) as heard:
