@@ -19,6 +19,7 @@ was not sent, more than the window, garbage) is a WireError and changes nothing;
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -274,7 +275,7 @@ class Channel:
     def resumed(self, link: int, their: Position) -> None:
         """There is a new link, and both ends have said how far they are; an older link is forgotten.
 
-        What this end said of itself must still be so: who says it some time before this calls `dropped` ahead of it.
+        No message may be taken between this end's saying how far it is and this: `dropped` sees to that.
 
         Args:
             link: its number, larger than those before.
@@ -295,6 +296,8 @@ class Channel:
         self._passing.clear()
         self._release(their.applied)
         self._next = their.taken + 1
+        self._tell()  # this end said how far it is, and may have got on since: an ack is due
+        self._since = -math.inf if self._applied else None
 
     def dropped(self, link: int) -> None:
         """That link is gone. Of a link that another one has replaced this is no news."""
