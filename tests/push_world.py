@@ -50,7 +50,7 @@ class Hospital(Endpoint):
         super().__init__(self.take)
         made = world.http.post("/push/participants", json={"name": name, "endpoint": self.url})
         assert made.status_code == 201, made.text
-        self.id, self.token = made.json()["id"], made.json()["token"]
+        self.id, self.token, self.secret = (made.json()[what] for what in ("id", "token", "secret"))
         threading.Thread(target=self._work, daemon=True).start()
 
     def again(self, world: PushWorld, delta: float, samples: int) -> Hospital:
@@ -199,13 +199,15 @@ class PushWorld:
         self.spare += [hospital for hospital in self._hospitals if hospital.listens]
         self.http.close()
 
+    def add(self, hospital: Hospital) -> Hospital:
+        """One more, which ends with this world."""
+        self._hospitals.append(hospital)
+        return hospital
+
     def hospital(self, delta: float = 1.0, samples: int = 1) -> Hospital:
         if self.spare:
-            made = self.spare.pop().again(self, delta, samples)
-        else:
-            made = Hospital(self, f"hospital {uuid.uuid4().hex[:8]}", delta, samples)
-        self._hospitals.append(made)
-        return made
+            return self.add(self.spare.pop().again(self, delta, samples))
+        return self.add(Hospital(self, f"hospital {uuid.uuid4().hex[:8]}", delta, samples))
 
     def hospitals(self, number: int) -> list[Hospital]:
         """With deltas and weights of their own."""

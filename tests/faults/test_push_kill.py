@@ -3,18 +3,24 @@ with an error that says who is missing; it never stays open."""
 
 from __future__ import annotations
 
+import os
 import random
 import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
 from gridkit.node.failpoint import NAMES
-from tests.push_world import FAST, PushTraining, PushWorld, push_world
+from tests.endpoints import Arrival
+from tests.push_world import FAST, Hospital, PushTraining, PushWorld, push_world
 from tests.support import wait_for
 
 pytestmark = pytest.mark.faults
@@ -116,6 +122,146 @@ def random_kills(scene: Scene, draw: random.Random, kills: int) -> None:
         scene.node.kill()
         scene.node.start()
     scene.check(training, kills)
+
+
+SCRIPT = """
+import os, pathlib, time
+
+folder = pathlib.Path(os.environ["STEPS"])
+
+def step(name):
+    (folder / name).touch()
+    while (folder / f"hold {name}").exists():
+        time.sleep(0.01)
+
+def train(state, task):
+    step(f"train {task.round}")
+    return {name: tensor + 0.5 for name, tensor in state.items()}, 5, {}
+
+def test(state, task):
+    step(f"test {task.round}")
+    return {"accuracy": 0.5}
+"""
+
+
+class Service(Hospital):
+    """`gridkit participant` as a process of its own; `folder` has a file for each step that it came to, and it stays in
+    a step as long as there is a file "hold …"."""
+
+    def __init__(self, world: PushWorld, folder: Path) -> None:
+        super().__init__(world, f"service {folder.name}", 0.5, 5)
+        self.close()  # from here on its port is the process's
+        world.add(self)
+        self.folder = folder
+        (folder / "train.py").write_text(SCRIPT)
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "gridkit", "participant", "--node", f"{self.world.node.url}/push"]
+        command += ["--port", str(self.port), "--script", str(self.folder / "train.py")]
+        if self.secret is not None:
+            (self.folder / "secret").write_text(self.secret)
+            (self.folder / "secret").chmod(0o600)
+            command += ["--secret-file", str(self.folder / "secret")]
+        environment = {**os.environ, "GRIDKIT_TOKEN": self.token, "STEPS": str(self.folder)}
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline().startswith("gridkit participant ready")
+
+    def hold(self, step: str) -> Path:
+        path = self.folder / f"hold {step}"
+        path.touch()
+        return path
+
+    def comes_to(self, step: str) -> None:
+        wait_for((self.folder / step).exists, what=step)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+    def close(self) -> None:
+        super().close()
+        if hasattr(self, "process"):
+            self.kill()
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PushWorld]:
+    """A node that soon tells again what isn't answered."""
+    arguments = (*FAST, "--limit", "push_again=1")
+    with push_world(tmp_path_factory.mktemp("push") / "data", *arguments) as world:
+        yield world
+
+
+@pytest.mark.parametrize(
+    "steps", [["train 0"], pytest.param(["train 0", "test 1", "train 1", "test 2"], marks=pytest.mark.soak)]
+)
+def test_a_participant_dies_at_a_step_and_comes_back(tmp_path: Path, steps: list[str]) -> None:
+    """It is told again, works again, and nobody waits for the end of the round."""
+    with push_world(tmp_path / "data", "--limit", "push_again=1", "--limit", "push_attempts=10") as world:
+        others = world.hospitals(2)
+        service = Service(world, tmp_path)
+        for step in steps:
+            service.hold(step)
+        training = world.training([*others, service], rounds=2)
+        for step in steps:
+            service.comes_to(step)
+            service.kill()
+            (tmp_path / f"hold {step}").unlink()
+            service.start()
+        training.ends("C")
+        training.is_shifted(*[[*others, service]] * 2)
+        assert training.rows("left", "expired", "untested") == []
+
+
+def test_a_participant_dies_for_good_while_it_trains(impatient: PushWorld, tmp_path: Path) -> None:
+    others = impatient.hospitals(2)
+    service = Service(impatient, tmp_path)
+    service.hold("train 1")
+    training = impatient.training([*others, service], rounds=3)
+    service.comes_to("train 1")
+    service.kill()
+    details = training.ends("C")
+    assert service.id not in details["participants"]
+    (left,) = training.rows("left")
+    assert left["worker"] == service.name and left["reason"].startswith("not reached in 2 attempts: ")
+    training.is_shifted([*others, service], others, others)
+
+
+def test_participants_die_for_good_and_too_few_are_left(impatient: PushWorld, tmp_path: Path) -> None:
+    other = impatient.hospital()
+    service = Service(impatient, tmp_path)
+    service.hold("test 1")
+    training = impatient.training([other, service], rounds=3, quorum=2)
+    service.comes_to("test 1")
+    service.kill()
+    details = training.ends("E")
+    assert "1 of 2 clients have left" in details["reason"] and service.name in details["reason"]
+    training.is_shifted([other, service])  # what was made stays
+    other.waits_for("TRAINING_FINISHED")
+
+
+def test_a_participant_dies_in_the_middle_of_its_upload(impatient: PushWorld) -> None:
+    """Half of a body comes, then nothing: nothing of it counts, and none of it stays."""
+    first, second, dies = impatient.hospitals(3)
+
+    def half(arrival: Arrival) -> None:
+        body = b'--edge\r\nContent-Disposition: form-data; name="model_file"; filename="model_file"\r\n\r\nPK'
+        head = f"POST /push/api/models/{arrival.model}/ HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 3000\r\n"
+        head += f"Authorization: Token {dies.token}\r\nContent-Type: multipart/form-data; boundary=edge\r\n\r\n"
+        dies.close()
+        with socket.create_connection(("127.0.0.1", impatient.node.port)) as connection:
+            connection.sendall(head.encode() + body + bytes(1000))
+
+    dies.works = half
+    training = impatient.training([first, second, dies], rounds=2)
+    training.ends("C")
+    assert [row["worker"] for row in training.rows("left")] == [dies.name]
+    training.is_shifted([first, second], [first, second])
+    assert dies.trouble == []
+    drafts = [path for path in (impatient.node.data / "blobs").rglob(".draft-*") if path.is_file()]
+    assert drafts == []
 
 
 @pytest.mark.soak
