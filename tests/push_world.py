@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,22 +35,36 @@ FAST = ("--limit", "push_seconds=2", "--limit", "push_attempts=2")
 class Hospital(Endpoint):
     """A push participant. It answers at once, and works on a thread, as the fl-demonstrator's does.
 
+    Args:
+        account: `id`, `token` and `secret` of one that is registered already.
+
     Attributes:
         delta, samples: what its training adds, and its weight.
         works: called with each round and test, on its thread.
         done: what it sent, as ``(notification, status)``.
     """
 
-    def __init__(self, world: PushWorld, name: str, delta: float = 1.0, samples: int = 1) -> None:
+    def __init__(
+        self,
+        world: PushWorld,
+        name: str,
+        delta: float = 1.0,
+        samples: int = 1,
+        *,
+        account: Mapping[str, Any] | None = None,
+        port: int = 0,
+    ) -> None:
         self.world, self.name, self.delta, self.samples = world, name, delta, samples
         self.works: Callable[[Arrival], object] = self.work
         self.done: list[tuple[str, int]] = []
         self._jobs: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
         self._http = httpx.Client(timeout=20, trust_env=False, verify=False)
-        super().__init__(self.take)
-        made = world.http.post("/push/participants", json={"name": name, "endpoint": self.url})
-        assert made.status_code == 201, made.text
-        self.id, self.token, self.secret = (made.json()[what] for what in ("id", "token", "secret"))
+        super().__init__(self.take, port=port)
+        if account is None:
+            made = world.http.post("/push/participants", json={"name": name, "endpoint": self.url})
+            assert made.status_code == 201, made.text
+            account = made.json()
+        self.id, self.token, self.secret = (account[what] for what in ("id", "token", "secret"))
         threading.Thread(target=self._work, daemon=True).start()
 
     def again(self, world: PushWorld, delta: float, samples: int) -> Hospital:
@@ -214,15 +228,15 @@ class PushWorld:
         return [self.hospital(0.125 * (n + 1), 10 * (n + 1)) for n in range(number)]
 
     def training(
-        self, hospitals: Sequence[Hospital], rounds: int = 2, *, start: bool = True, **options: Any
+        self, hospitals: Sequence[Hospital | str], rounds: int = 2, *, start: bool = True, **options: Any
     ) -> PushTraining:
-        """A training of these, made by the node's owner; `options` may hold `round_timeout` and `quorum`."""
+        """A training of these (or of these ids) by the node's owner; `options`: `round_timeout`, `quorum`."""
         name = f"model {uuid.uuid4().hex[:8]}"
         files = {"model_file": ("model_file", b"".join(pack_archive(Arrays(START))))}
         hosted = self.http.post("/push/api/models/", data={"name": name, "description": ""}, files=files)
         assert hosted.status_code == 201, hosted.text
         wish = {"model_id": hosted.json()["model_id"], "target_num_updates": rounds, "metric_names": []}
-        clients = [hospital.id for hospital in hospitals]
+        clients = [one if isinstance(one, str) else one.id for one in hospitals]
         made = self.http.post("/push/api/trainings/", json={**wish, "options": options, "clients": clients})
         assert made.status_code == 201, made.text
         training = PushTraining(self, made.json()["training_id"], hosted.json()["model_id"], name)
