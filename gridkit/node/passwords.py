@@ -25,7 +25,8 @@ from gridkit.errors import ErrorCode, LimitError
 T = TypeVar("T")
 
 AT_A_TIME = 2
-WAITING = 16
+WAITING = 256
+"""that many come at once: the participants of a round, with a password each in every request"""
 REMEMBERED_SECONDS = 300.0
 REMEMBERED = 1000
 
@@ -53,10 +54,12 @@ class Passwords:
         Raises:
             LimitError: `TOO_MANY`, as many wait as may.
         """
-        return await self._work(self._hasher.hash, password)
+        kept = await self._work(self._hasher.hash, password)
+        self._remember(kept, password)
+        return kept
 
     def remembers(self, kept: str | None, password: str) -> bool:
-        """Whether `verify` said so a moment ago."""
+        """Whether `verify` said so a moment ago, or `hash` made the one of the other."""
         return kept is not None and self._recent.get(self._mark(kept, password), 0.0) > time.monotonic()
 
     async def verify(self, kept: str | None, password: str) -> bool:
@@ -70,10 +73,13 @@ class Passwords:
         right = await self._work(self._matches, kept or self._nobodys, password)
         if kept is None or not right:
             return False
+        self._remember(kept, password)
+        return True
+
+    def _remember(self, kept: str, password: str) -> None:
         self._recent[self._mark(kept, password)] = time.monotonic() + REMEMBERED_SECONDS
         while len(self._recent) > REMEMBERED:
             self._recent.popitem(last=False)
-        return True
 
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
