@@ -17,7 +17,7 @@ Lists, texts, numbers, booleans and null stand for themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -30,6 +30,8 @@ DTYPES = {
 }
 MAX_DEPTH = 16
 """lists within lists; torch itself takes few"""
+MAX_TEXT = 200
+"""characters; names of modes, and equations of einsum, are shorter"""
 
 _FLOATS = {name: float(name) for name in ("nan", "inf", "-inf")}
 _FORMATS = {
@@ -53,6 +55,8 @@ def value_of(form: Any, find: Callable[[object], torch.Tensor], depth: int = MAX
     >>> value_of([{"__dtype__": "int64"}, {"__slice__": [None, 2, None]}], print)
     [torch.int64, slice(None, 2, None)]
     """
+    if isinstance(form, str) and len(form) > MAX_TEXT:
+        raise bad_form(f"an argument is a text of more than {MAX_TEXT} characters")
     if form is None or isinstance(form, str | int | float):
         return form
     if not depth:
@@ -106,17 +110,23 @@ def with_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> 
     return value
 
 
-def kind_of(value: Any) -> Hashable:
-    """What decides on the sizes of a function's results: layouts of tensors, and literals with their types."""
+def kind_of(value: Any, into: list[Any]) -> None:
+    """Append what decides on the sizes of a function's results: layouts of tensors, and literals with their types."""
     if isinstance(value, torch.Tensor):
-        return (value.dtype, value.shape, value.stride())
-    if isinstance(value, list | tuple):
-        return (type(value), *map(kind_of, value))
-    if isinstance(value, dict):
-        return tuple((name, kind_of(item)) for name, item in value.items())
-    if isinstance(value, slice):
-        return (slice, value.start, value.stop, value.step)
-    return (type(value), value)
+        into += (value.dtype, value.shape, value.stride())
+    elif isinstance(value, list | tuple):
+        into += (type(value), len(value))
+        for item in value:
+            kind_of(item, into)
+    elif isinstance(value, dict):
+        into.append(len(value))
+        for name, item in value.items():
+            into.append(name)
+            kind_of(item, into)
+    elif isinstance(value, slice):
+        into += (slice, value.start, value.stop, value.step)
+    else:
+        into += (type(value), value)
 
 
 def bad_form(message: str) -> PlanError:

@@ -117,7 +117,11 @@ class Graph:
             return Node(number, name, None, (), self._name_of(variable))
         saved = []
         for field in self._fields(node, name):
-            saved += [(field.removeprefix("_saved_"), tensor) for tensor in tensors_in(getattr(node, field))]
+            try:
+                value = getattr(node, field)
+            except RuntimeError:  # given back since, or changed in place
+                continue
+            saved += [(field.removeprefix("_saved_"), tensor) for tensor in tensors_in(value)]
         self._ledger.keep(number, [tensor for _, tensor in saved])
         return Node(number, name, node._sequence_nr(), tuple((field, tuple(t.shape)) for field, t in saved))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -11,12 +12,32 @@ import torch
 from gridkit.errors import ErrorCode, PlanError
 from gridkit.runner.tensors.arguments import bad_form, value_of
 from gridkit.runner.tensors.failures import told_by_torch
-from gridkit.runner.tensors.sizes import Allocations
 from gridkit.runner.tensors.variables import Told, Values, Variables
 
-_NAMES = "SGD Adam AdamW Adagrad Adadelta Adafactor Adamax ASGD NAdam RAdam RMSprop Rprop"
-KINDS: dict[str, type[torch.optim.Optimizer]] = {name: getattr(torch.optim, name) for name in _NAMES.split()}
+KINDS: dict[str, type[torch.optim.Optimizer]] = {
+    name: getattr(torch.optim, name)
+    for name in (
+        *("SGD", "Adam", "AdamW", "Adagrad", "Adadelta", "Adafactor", "Adamax", "ASGD", "NAdam", "RAdam"),
+        *("RMSprop", "Rprop"),
+    )
+}
 """By their names in torch.optim: those that need no closure, and no sparse gradients."""
+
+# How many tensors of a parameter's size each keeps, and the options that add one.
+_KEEPS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "SGD": (0, ("momentum",)),
+    "Adam": (2, ("amsgrad",)),
+    "AdamW": (2, ("amsgrad",)),
+    "Adagrad": (1, ()),
+    "Adadelta": (2, ()),
+    "Adafactor": (1, ()),
+    "Adamax": (2, ()),
+    "ASGD": (1, ()),
+    "NAdam": (2, ()),
+    "RAdam": (2, ()),
+    "RMSprop": (1, ("centered", "momentum")),
+    "Rprop": (2, ()),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,43 +68,44 @@ class Optimizers:
             hint = f"use one of {', '.join(KINDS)}"
             raise PlanError(f"{name[:100]!r} is no optimizer that runs here", hint, code=ErrorCode.NOT_ALLOWED)
         self._variables.check_new([id])
+        options = _literals(defaults)
+        found = [self._group(name, options, group) for group in groups]
         with told_by_torch(name):
-            optimizer = KINDS[name]([self._group(group) for group in groups], **_literals(defaults))
-            self._check_options(optimizer, [option for group in groups for option in group])
-        self._held[id] = optimizer
+            self._held[id] = KINDS[name](found, **options)
         self._count_in(id)
         return self.state(id)
 
     def add_group(self, id: str, group: Mapping[str, Any]) -> State:
         optimizer = self._find(id)
-        self._check_options(optimizer, group)
-        with told_by_torch(type(optimizer).__name__):
-            optimizer.add_param_group(self._group(group))
+        name = type(optimizer).__name__
+        found = self._group(name, optimizer.defaults, group)
+        with told_by_torch(name):
+            optimizer.add_param_group(found)
         self._count_in(id)
         return self.state(id)
 
     def set_options(self, id: str, group: int, options: Mapping[str, Any]) -> State:
         optimizer = self._find(id)
-        self._check_options(optimizer, options)
-        if "params" in options or not 0 <= group < len(optimizer.param_groups):
-            raise bad_form(f"optimizer {id!r} has {len(optimizer.param_groups)} groups, of which options can be set")
+        if not 0 <= group < len(optimizer.param_groups):
+            raise bad_form(f"optimizer {id!r} has {len(optimizer.param_groups)} groups, not one of number {group}")
         found = _literals(options)
-        wanted = {**optimizer.param_groups[group], **found, "params": [torch.nn.Parameter(torch.zeros(1))]}
-        with told_by_torch(type(optimizer).__name__):  # so that it checks them
-            type(optimizer)([wanted], **{name: wanted[name] for name in optimizer.defaults})
+        _check_options(type(optimizer).__name__, optimizer.param_groups[group], found)
         optimizer.param_groups[group].update(found)
         return self.state(id)
 
     def step(self, id: str) -> Told:
         optimizer = self._find(id)
-        self._variables.ledger.check_room(_new_state(optimizer), f"optimizer {id!r}")
+        name = type(optimizer).__name__
+        for group in optimizer.param_groups:
+            new = [p for p in group["params"] if p.grad is not None and not optimizer.state.get(p)]
+            self._check_room(name, group, new)
         params = [param for param in _params(optimizer) if param.grad is not None]
         try:
-            with told_by_torch(type(optimizer).__name__):
+            with told_by_torch(name):
                 optimizer.step()
         finally:
             self._count_in(id)
-        return self._variables.told(self._names(params), self._variables.sharing(params))
+        return self._variables.told(self._names(params), self._variables.sharing([*params, *_kept(optimizer)]))
 
     def zero_grad(self, id: str, set_to_none: bool) -> Told:
         optimizer = self._find(id)
@@ -91,7 +113,7 @@ class Optimizers:
         names = self._names(_params(optimizer))
         for name in names:
             self._variables.count_in(name)
-        return self._variables.told(names)
+        return self._variables.told(names, self._variables.sharing_grads(names))
 
     def state(self, id: str) -> State:
         optimizer = self._find(id)
@@ -126,24 +148,26 @@ class Optimizers:
             raise PlanError(f"there is no optimizer {repr(id)[:80]}", "create it first", code=ErrorCode.NOT_FOUND)
         return optimizer
 
-    def _group(self, group: Mapping[str, Any]) -> dict[str, Any]:
+    def _group(self, name: str, defaults: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
+        """A group with its tensors, checked."""
         params = group.get("params")
         if not isinstance(params, list | tuple):
             raise bad_form("a group of an optimizer has no list of params")
         options = _literals({name: value for name, value in group.items() if name != "params"})
-        return {"params": [self._variables.find(name) for name in params], **options}
+        tensors = [self._variables.find(param) for param in params]
+        _check_options(name, defaults, options)
+        self._check_room(name, {**defaults, **options}, tensors)
+        return {"params": tensors, **options}
 
-    def _check_options(self, optimizer: torch.optim.Optimizer, options: Sequence[str] | Mapping[str, Any]) -> None:
-        unknown = sorted(set(options) - set(optimizer.defaults) - {"params"})
-        if unknown:
-            known = ", ".join(optimizer.defaults)
-            raise bad_form(f"{type(optimizer).__name__} has no option {unknown[0][:100]!r}; it has {known}")
+    def _check_room(self, name: str, options: Mapping[str, Any], params: Sequence[torch.Tensor]) -> None:
+        """Raise PlanError unless there is room for what will be kept for these."""
+        always, by_option = _KEEPS[name]
+        each = always + sum(bool(options.get(option)) for option in by_option)
+        self._variables.ledger.check_room(each * sum(param.nbytes for param in params), f"what {name} keeps")
 
     def _count_in(self, id: str) -> None:
         optimizer = self._held[id]
-        kept = [value for entry in optimizer.state.values() for value in entry.values()]
-        tensors = [value for value in kept if isinstance(value, torch.Tensor)]
-        self._variables.ledger.keep(id, [*_params(optimizer), *tensors])
+        self._variables.ledger.keep(id, [*_params(optimizer), *_kept(optimizer)])
 
     def _names(self, params: Sequence[torch.Tensor]) -> list[str]:
         return [name for param in params for name in self._variables.names(param)]
@@ -166,21 +190,17 @@ def _params(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     return [param for group in optimizer.param_groups for param in group["params"]]
 
 
-def _new_state(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes that the next step takes for good: what is kept for parameters that are stepped for the first time."""
-    fresh = []
-    for group in optimizer.param_groups:
-        params = [p for p in group["params"] if p.grad is not None and not optimizer.state.get(p)]
-        if params:
-            metas = [torch.nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in params]
-            for meta, param in zip(metas, params, strict=True):
-                meta.grad = param.grad.detach().to("meta")
-            fresh.append({**group, "params": metas})
-    if not fresh:
-        return 0
-    double = type(optimizer)(fresh, **optimizer.defaults)
-    watch = Allocations([])
-    with watch:
-        double.step()
-    kept = [value for entry in double.state.values() for value in entry.values()]
-    return max(watch.largest, sum(value.nbytes for value in kept if isinstance(value, torch.Tensor)))
+def _kept(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    values = [value for entry in optimizer.state.values() for value in entry.values()]
+    return [value for value in values if isinstance(value, torch.Tensor)]
+
+
+def _check_options(name: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Raise PlanError for an option that there isn't, or a value that torch refuses, which doesn't look at groups."""
+    known = [option for option in signature(KINDS[name]).parameters if option != "params"]
+    unknown = next((option for option in options if option not in known), None)
+    if unknown is not None:
+        raise bad_form(f"{name} has no option {unknown[:100]!r}; it has {', '.join(known)}")
+    wanted = {**defaults, **options}
+    with told_by_torch(name):
+        KINDS[name]([torch.nn.Parameter(torch.zeros(1))], **{o: wanted[o] for o in known if o in wanted})

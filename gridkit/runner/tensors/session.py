@@ -102,8 +102,6 @@ class TensorSession:
                 tensor.requires_grad = value
             elif field == "retains_grad" and value is True:
                 tensor.retain_grad()
-                if not tensor.is_leaf:
-                    self._variables.retaining[id] = None
             elif field == "grad":
                 tensor.grad = value_of(value, self._variables.find)
             else:
@@ -249,7 +247,8 @@ class TensorSession:
                 raises ends the pass and comes out here.
 
         Returns:
-            As `variables` those whose gradient was set, and which nodes were freed.
+            As `variables` those whose gradient was set, as `changed` gradients with an id that were added to, and which
+            nodes were freed.
         """
         tensors = [self._variables.find(id) for id in roots]
         given = self._gradients(gradients)
@@ -268,7 +267,7 @@ class TensorSession:
                 freed = self._variables.graph.freed(way.fired)
             for name in touched:
                 self._variables.count_in(name)
-        return self._told_of(way, touched, freed)
+        return self._told_of(way, touched, self._variables.sharing_grads(touched), freed)
 
     def grad(
         self,
@@ -313,7 +312,7 @@ class TensorSession:
         made = [(id, tensor) for id, tensor in zip(out_ids, found, strict=True) if tensor is not None]
         for id, tensor in made:
             self._variables.add(id, tensor)
-        return self._told_of(way, [id for id, _ in made], freed)
+        return self._told_of(way, [id for id, _ in made], (), freed)
 
     def _gradients(self, gradients: Sequence[str | None] | None) -> list[torch.Tensor | None] | None:
         if gradients is None:
@@ -330,8 +329,8 @@ class TensorSession:
             code=ErrorCode.NOT_FOUND,
         )
 
-    def _told_of(self, way: Pass, names: Sequence[str], freed: Sequence[int]) -> Told:
-        told = self._variables.told(names)
+    def _told_of(self, way: Pass, names: Sequence[str], changed: Sequence[str], freed: Sequence[int]) -> Told:
+        told = self._variables.told(names, changed)
         nodes, edges = way.new
         return replace(told, nodes=(*nodes, *told.nodes), edges=(*edges, *told.edges), freed=tuple(freed))
 

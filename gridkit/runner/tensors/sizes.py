@@ -17,6 +17,8 @@ from gridkit.runner.tensors.ledger import storage_of
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 REMEMBERED = 4096
 """calls whose sizes are remembered"""
+MAX_PARTS = 256
+"""longer calls aren't: somebody could make each another one"""
 
 
 def _masked(x: torch.Tensor, other: torch.Tensor, *_: Any, **__: Any) -> int:
@@ -41,7 +43,7 @@ def _covariance(x: torch.Tensor, *_: Any, **__: Any) -> int:
 
 
 def _combinations(x: torch.Tensor, r: int = 2, *_: Any, **__: Any) -> int:
-    return 8 * (r + 1) * x.numel() ** r  # a mask over all of them
+    return 8 * (r + 1) * int(x.numel() ** r)  # a mask over all of them
 
 
 def _setitem(x: torch.Tensor, index: Any, value: Any) -> int:
@@ -119,12 +121,17 @@ class Sizer:
             return Sizes(None, size, size)
         if name == "torch.Tensor.__getitem__":
             args = [args[0], *map(_as_places, args[1:])]
-        kind = (name, kind_of(args), kind_of(kwargs))
+        parts: list[Any] = [name]
+        kind_of(list(args), parts)
+        kind_of(kwargs, parts)
+        kind = tuple(parts)
         found = self._remembered.get(kind)
         if found is None:
+            found = dry_run(function, args, kwargs)
             if len(self._remembered) >= REMEMBERED:
                 self._remembered.clear()
-            found = self._remembered[kind] = dry_run(function, args, kwargs)
+            if len(kind) <= MAX_PARTS:
+                self._remembered[kind] = found
         return found
 
 

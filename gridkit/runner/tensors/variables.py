@@ -79,6 +79,11 @@ class Variables:
         memory: bytes of all that is held; see `Ledger`.
         count: variables, optimizers and nodes of the graph that there may be together.
         preview: a tensor of at most so many elements is told with its values.
+
+    Attributes:
+        ledger: who holds which memory.
+        graph: the graph behind the variables.
+        retaining: those that aren't leaves and keep their gradient, in order.
     """
 
     def __init__(self, memory: int, count: int, preview: int) -> None:
@@ -143,12 +148,22 @@ class Variables:
             del self._names[id(tensor)]
         self.retaining.pop(name, None)
         self.ledger.drop(name)
+        grad = grad_of(tensor)
+        # A gradient with a graph refers to its tensor, in C++, where no collector looks. Optimizers may still need it.
+        if (
+            grad is not None
+            and grad.grad_fn is not None
+            and not any(isinstance(h, str) for h in self.ledger.holders(tensor))
+        ):
+            tensor.grad = None
 
     def count_in(self, name: str) -> None:
-        """Note what a variable holds by now: its memory, and its gradient's."""
+        """Note what a variable holds by now: its memory, and its gradient's; and whether it retains that."""
         tensor = self._tensors[name]
         grad = grad_of(tensor)
         self.ledger.keep(name, (tensor,) if grad is None else (tensor, grad))
+        if tensor.retains_grad:
+            self.retaining[name] = None
 
     def sharing(self, tensors: Iterable[torch.Tensor]) -> list[str]:
         """The ids of all variables that have their memory in common with one of these."""
@@ -160,6 +175,11 @@ class Variables:
                 if isinstance(name, str) and self.has(name) and storage_of(self._tensors[name]) == place:
                     found.add(name)
         return sorted(found)
+
+    def sharing_grads(self, names: Iterable[str]) -> list[str]:
+        """The ids that the gradients of these variables have themselves."""
+        grads = [grad_of(self._tensors[name]) for name in names]
+        return self.sharing(grad for grad in grads if grad is not None)
 
     def told(self, names: Iterable[str], changed: Iterable[str] = ()) -> Told:
         """What a mirror needs to know about these variables, with what is new in the graph behind them."""
