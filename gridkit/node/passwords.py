@@ -54,12 +54,10 @@ class Passwords:
         Raises:
             LimitError: `TOO_MANY`, as many wait as may.
         """
-        kept = await self._work(self._hasher.hash, password)
-        self._remember(kept, password)
-        return kept
+        return await self._work(self._hasher.hash, password)
 
     def remembers(self, kept: str | None, password: str) -> bool:
-        """Whether `verify` said so a moment ago, or `hash` made the one of the other."""
+        """Whether `verify` said so a moment ago."""
         return kept is not None and self._recent.get(self._mark(kept, password), 0.0) > time.monotonic()
 
     async def verify(self, kept: str | None, password: str) -> bool:
@@ -73,13 +71,10 @@ class Passwords:
         right = await self._work(self._matches, kept or self._nobodys, password)
         if kept is None or not right:
             return False
-        self._remember(kept, password)
-        return True
-
-    def _remember(self, kept: str, password: str) -> None:
         self._recent[self._mark(kept, password)] = time.monotonic() + REMEMBERED_SECONDS
         while len(self._recent) > REMEMBERED:
             self._recent.popitem(last=False)
+        return True
 
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
