@@ -67,7 +67,7 @@ Value = Annotated[Any, BeforeValidator(decoded)]
 VariableRef = Annotated[InstanceOf[Variable], BeforeValidator(decoded)]
 CallableRef = Annotated[InstanceOf[Callable], BeforeValidator(decoded)]
 Values = Annotated[list[Value], Field(max_length=10_000)]
-NamedValues = dict[Name, Value]
+NamedValues = Annotated[dict[Name, Any], BeforeValidator(decoded)]
 Names = Annotated[list[Name], Field(max_length=100_000)]
 VariableRefs = Annotated[list[VariableRef], Field(max_length=100_000), BeforeValidator(listed)]
 

@@ -28,9 +28,11 @@ from gridkit.wire.rpc.members import (
     of_field,
 )
 from gridkit.wire.rpc.plain import Anything, DropConnection, Loopback
+from gridkit.wire.rpc.values import Edge
 
 Array = Annotated[InstanceOf[np.ndarray], BeforeValidator(decoded)]
 """A tensor, with its data in a body of the frame."""
+EdgeRef = Annotated[InstanceOf[Edge], BeforeValidator(decoded)]
 Shape = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 48)]], Field(max_length=64)]
 Ids = Annotated[list[Name], Field(max_length=1000)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=False)]
@@ -48,7 +50,7 @@ class Tensor(Members):
 _OF_NODE: dict[str, TypeAdapter[Any]] = {
     "data": TypeAdapter(Array),
     "requires_grad": TypeAdapter(bool),
-    "retains_grad": TypeAdapter(Literal[True]),
+    "retains_grad": TypeAdapter(bool),
     "grad": TypeAdapter(VariableRef | None),
 }
 _OF_NOTEBOOK: dict[str, TypeAdapter[Any]] = {
@@ -58,7 +60,7 @@ _OF_NOTEBOOK: dict[str, TypeAdapter[Any]] = {
     "retains_grad": TypeAdapter(bool),
     "output_nr": TypeAdapter(Count),
     "grad_fn": TypeAdapter(Number | None),
-    "grad": TypeAdapter(Tensor | None),
+    "has_grad": TypeAdapter(bool),
 }
 
 
@@ -96,8 +98,8 @@ class VariableId(Members):
     variable_id: Name
 
 
-class ReadGrad(Members):
-    """Give a variable's gradient an id."""
+class NameGrad(Members):
+    """Give a variable's gradient an id of its own."""
 
     variable_id: Name
     out_id: Name
@@ -145,36 +147,82 @@ class BackpropIds(Members):
     inputs: VariableRefs | None = None
 
 
+Gradients = Annotated[list[VariableRef | None], Field(max_length=1000)] | None
+"""one for each of the variables that a pass begins with; null: ones"""
+
+
 class RunBackward(Members):
+    """As `torch.autograd.backward`."""
+
     pass_id: Name
     variables: VariableRefs
-    grad_variables: Annotated[list[VariableRef | None], Field(max_length=1000)] | None = None
-    """one for each of the variables; null: ones"""
+    grad_variables: Gradients = None
     retain_graph: bool | None = None
     create_graph: bool = False
     inputs: VariableRefs | None = None
 
 
+class RunGrad(Members):
+    """As `torch.autograd.grad`. `out_ids`: one for each of the inputs."""
+
+    pass_id: Name
+    variables: VariableRefs
+    inputs: Annotated[list[VariableRef | EdgeRef], Field(max_length=1000)]
+    out_ids: Ids
+    grad_variables: Gradients = None
+    retain_graph: bool | None = None
+    create_graph: bool = False
+    allow_unused: bool = False
+
+
+class ParamGroup(Members):
+    """Parameters of an optimizer, with options of their own."""
+
+    params: VariableRefs
+    options: NamedValues = Field(default_factory=dict)
+
+
 class CreateOptimizer(Members):
     optimizer_id: Name
     optimizer_name: Name
-    params: Values
-    """references, or groups: objects with ``params``"""
+    params: Annotated[list[ParamGroup], Field(max_length=1000)]
     defaults: NamedValues
 
 
 class AddParamGroup(Members):
     optimizer_id: Name
-    param_group: NamedValues
+    param_group: ParamGroup
+
+
+class SetOptions(Members):
+    """As a schedule of learning rates does."""
+
+    optimizer_id: Name
+    group: Count
+    options: NamedValues
 
 
 class OptimizerId(Members):
     optimizer_id: Name
 
 
+class ClearGrad(Members):
+    optimizer_id: Name
+    set_to_none: bool = True
+
+
 class RunStep(Members):
     optimizer_id: Name
     step_id: Name
+
+
+class NameState(Members):
+    """Give a tensor that an optimizer keeps for a parameter, such as its momentum_buffer, an id of its own."""
+
+    optimizer_id: Name
+    variable_id: Name
+    key: Name
+    out_id: Name
 
 
 class Seed(Members):
@@ -197,6 +245,7 @@ class ShowVariable(Members):
     retains_grad: bool
     output_nr: Count
     grad_fn: Number | None
+    has_grad: bool
     version: Number
 
 
@@ -204,7 +253,7 @@ class ShowUpdate(Members):
     """What became of a variable: a step changed its data, or a change in place its node."""
 
     variable_id: Name
-    field: Literal["data", "requires_grad", "is_leaf", "retains_grad", "output_nr", "grad_fn", "grad"]
+    field: Literal["data", "requires_grad", "is_leaf", "retains_grad", "output_nr", "grad_fn", "has_grad"]
     value: Annotated[Any, of_field(_OF_NOTEBOOK)]
     version: Number
 
@@ -218,17 +267,24 @@ class ShowGrad(Members):
     gradient_id: Name | None = None
 
 
+class Saved(Members):
+    """A tensor that a node of the graph keeps for the backward pass."""
+
+    name: Name
+    shape: Shape
+
+
 class ShowNode(Members):
     """A node of the graph.
 
-    `saved`: names and shapes of the tensors that it keeps; `variable_id`: of AccumulateGrad; `label` and `line`: what
-    the notebook called, and where.
+    `sequence`: torch's number of the operation; `variable_id`: of AccumulateGrad; `label` and `line`: what the notebook
+    called, and where.
     """
 
     node_id: Number
     name: Name
     sequence: Number | None = None
-    saved: Annotated[dict[Name, Shape], Field(max_length=1000)] = Field(default_factory=dict)
+    saved: Annotated[list[Saved], Field(max_length=1000)] = Field(default_factory=list)
     variable_id: Name | None = None
     label: Text | None = None
     line: Text | None = None
@@ -241,6 +297,12 @@ class ShowEdge(Members):
     to_node_id: Number | None
     output_nr: Count
     input_nr: Count
+
+
+class FreeNodes(Members):
+    """These nodes gave back what they kept: no other pass goes through them."""
+
+    node_ids: Annotated[list[Number], Field(max_length=100_000)]
 
 
 class NodeFired(Members):
@@ -301,7 +363,7 @@ TO_NODE: dict[str, type[Members]] = {
     "drop_connection": DropConnection,
     "create_variable": CreateVariable,
     "get_variable": VariableId,
-    "get_grad": ReadGrad,
+    "name_grad": NameGrad,
     "update_variable": UpdateVariable,
     "append_grad": AppendGrad,
     "delete_variables": DeleteVariables,
@@ -309,9 +371,13 @@ TO_NODE: dict[str, type[Members]] = {
     "run_model": RunModel,
     "get_backprop_ids": BackpropIds,
     "run_backward": RunBackward,
+    "run_grad": RunGrad,
     "create_optimizer": CreateOptimizer,
     "add_param_group": AddParamGroup,
-    "clear_grad": OptimizerId,
+    "set_options": SetOptions,
+    "get_optimizer": OptimizerId,
+    "name_state": NameState,
+    "clear_grad": ClearGrad,
     "run_step": RunStep,
     "seed": Seed,
 }
@@ -323,6 +389,7 @@ TO_CLIENT: dict[str, type[Members]] = {
     "append_grad": ShowGrad,
     "create_node": ShowNode,
     "create_edge": ShowEdge,
+    "free_nodes": FreeNodes,
     "node_fired": NodeFired,
     "update_model": UpdateModel,
     "run_callable": RunCallable,

@@ -9,6 +9,7 @@ In JSON a value that has no form of its own is an object with one of these membe
 and, in `Profile.V1` only::
 
     {"__tensor__": k, "dtype": d, "shape": [n, m]}      an array: the k-th body of the frame, little-endian, C order
+    {"__edge__": true, "node_id": n, "output_nr": k}    `Edge`
     {"__tuple__": […]}  {"__slice__": [a, b, c]}  {"__ellipsis__": true}  {"__dtype__": "float32"}
     {"__memory_format__": "channels_last"}  {"__float__": "nan" | "inf" | "-inf"}
 
@@ -64,6 +65,14 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Edge:
+    """Where a gradient comes to a node of the graph: as that of its result `output_nr`."""
+
+    node: int
+    output_nr: int
+
+
+@dataclass(frozen=True, slots=True)
 class DType:
     """torch's dtype of this name."""
 
@@ -85,6 +94,7 @@ _REFERENCES: Final = {
 }
 _MARKS: Final = _REFERENCES.keys() | {
     "__tensor__",
+    "__edge__",
     "__tuple__",
     "__slice__",
     "__ellipsis__",
@@ -143,6 +153,8 @@ def _encode(value: object, bodies: list[Body] | None, depth: int) -> Any:
                 return {"__slice__": [_end(end) for end in (value.start, value.stop, value.step)]}
             case EllipsisType():
                 return {"__ellipsis__": True}
+            case Edge(node, output_nr):
+                return {"__edge__": True, "node_id": node, "output_nr": output_nr}
             case DType(name):
                 return {"__dtype__": name}
             case MemoryFormat(name):
@@ -234,6 +246,9 @@ def _of_v1(value: dict[str, Any], mark: str, bodies: Sequence[Body]) -> Any:
     match value:
         case {"__tensor__": int(place), "dtype": str(dtype), "shape": list(shape)} if len(value) == 3:
             return _array(place, dtype, shape, bodies)
+        case {"__edge__": True, "node_id": int(node), "output_nr": int(number)} if len(value) == 3:
+            good = all(type(n) is int and 0 <= n < 1 << 53 for n in (node, number))
+            return Edge(node, number) if good else None
     if len(value) != 1:
         return None
     match value:
