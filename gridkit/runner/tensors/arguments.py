@@ -17,7 +17,7 @@ Lists, texts, numbers, booleans and null stand for themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -38,8 +38,6 @@ _FORMATS = {
     name: getattr(torch, name) for name in ("contiguous_format", "preserve_format", "channels_last", "channels_last_3d")
 }
 _REFERENCES = ("__variable__", "__parameter__")
-
-Tensors = Mapping[str, torch.Tensor]
 
 
 def value_of(form: Any, find: Callable[[object], torch.Tensor], depth: int = MAX_DEPTH) -> Any:

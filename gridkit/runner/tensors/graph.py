@@ -81,15 +81,25 @@ class Graph:
         self._name_of = name_of
         self._numbers = itertools.count(1)
         self._saved_names: dict[str, list[str]] = {}
+        self._new_nodes: list[Node] = []
+        self._new_edges: list[Edge] = []
 
     def number(self, node: TorchNode) -> int:
         """The number of a node that `grow` has seen."""
         return _tags(node)[_TAG].id
 
-    def grow(self, roots: Iterable[TorchNode | None]) -> tuple[list[Node], list[Edge]]:
-        """Number what is new at these nodes and behind them: nodes, the deepest first, and their edges."""
+    def grow(self, roots: Iterable[TorchNode | None]) -> None:
+        """Number what is new at these nodes and behind them."""
         new = [node for root in roots if root is not None for node in self._tag(root)]
-        return [self._described(node) for node in new], [edge for node in new for edge in self._edges(node)]
+        self._new_nodes += map(self._described, new)
+        self._new_edges += (edge for node in new for edge in self._edges(node))
+
+    def news(self) -> tuple[tuple[Node, ...], tuple[Edge, ...]]:
+        """What was numbered since the last time: nodes, each after those that it leads to, and their edges."""
+        nodes, edges = tuple(self._new_nodes), tuple(self._new_edges)
+        self._new_nodes.clear()
+        self._new_edges.clear()
+        return nodes, edges
 
     def _tag(self, root: TorchNode) -> Iterator[TorchNode]:
         stack = [root]

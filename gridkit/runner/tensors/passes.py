@@ -60,7 +60,6 @@ class Pass:
 
     Attributes:
         nodes: all that it may come through.
-        new: those that weren't known before, and their edges: of roots that are leaves.
         fired: those that it came through.
     """
 
@@ -76,7 +75,7 @@ class Pass:
         self._seconds, self._emit, self._append_too = seconds, emit, append
         self._end = 0.0
         begins = [get_gradient_edge(root).node for root in roots if root.requires_grad]
-        self.new = variables.graph.grow(begins)
+        variables.graph.grow(begins)  # a leaf has a node only now
         self.nodes = list(walk(begins))
         self.fired: list[TorchNode] = []
 

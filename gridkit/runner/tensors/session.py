@@ -223,10 +223,13 @@ class TensorSession:
 
     def reached(self, roots: Sequence[str], inputs: Sequence[str] | None = None) -> list[str]:
         """The ids of the variables whose gradient a backward pass from these roots would set."""
-        tensors = [self._variables.find(id) for id in (roots if inputs is None else inputs)]
-        if inputs is not None:
-            return [name for tensor in tensors for name in self._variables.names(tensor)]
-        return reached(self._variables, Pass(self._variables, tensors, self._seconds).nodes)
+        way = Pass(self._variables, [self._variables.find(id) for id in roots], self._seconds)
+        return self._reached(way, None if inputs is None else [self._variables.find(id) for id in inputs])
+
+    def _reached(self, way: Pass, inputs: Sequence[torch.Tensor] | None) -> list[str]:
+        if inputs is None:
+            return reached(self._variables, way.nodes)
+        return [name for tensor in inputs for name in self._variables.names(tensor)]
 
     def backward(
         self,
@@ -256,8 +259,8 @@ class TensorSession:
         for id in inputs or ():
             if not self._variables.find(id).is_leaf:  # torch makes them retain their gradient
                 self.update(id, "retains_grad", True)
-        touched = self.reached(roots, inputs)
         way = Pass(self._variables, tensors, self._seconds, emit)
+        touched = self._reached(way, only)
         freed: list[int] = []
         try:
             with told_by_torch("backward"), way.watched():
@@ -267,7 +270,8 @@ class TensorSession:
                 freed = self._variables.graph.freed(way.fired)
             for name in touched:
                 self._variables.count_in(name)
-        return self._told_of(way, touched, self._variables.sharing_grads(touched), freed)
+        told = self._variables.told(touched, self._variables.sharing_grads(touched))
+        return replace(told, freed=tuple(freed))
 
     def grad(
         self,
@@ -312,7 +316,7 @@ class TensorSession:
         made = [(id, tensor) for id, tensor in zip(out_ids, found, strict=True) if tensor is not None]
         for id, tensor in made:
             self._variables.add(id, tensor)
-        return self._told_of(way, [id for id, _ in made], (), freed)
+        return replace(self._variables.told([id for id, _ in made]), freed=tuple(freed))
 
     def _gradients(self, gradients: Sequence[str | None] | None) -> list[torch.Tensor | None] | None:
         if gradients is None:
@@ -328,11 +332,6 @@ class TensorSession:
             "ask the mirror for its graph()",
             code=ErrorCode.NOT_FOUND,
         )
-
-    def _told_of(self, way: Pass, names: Sequence[str], changed: Sequence[str], freed: Sequence[int]) -> Told:
-        told = self._variables.told(names, changed)
-        nodes, edges = way.new
-        return replace(told, nodes=(*nodes, *told.nodes), edges=(*edges, *told.edges), freed=tuple(freed))
 
     # -- optimizers
 

@@ -185,8 +185,8 @@ class Variables:
         """What a mirror needs to know about these variables, with what is new in the graph behind them."""
         names = list(dict.fromkeys(names))
         others = [name for name in changed if name not in names]
-        nodes, edges = self.graph.grow(self._tensors[name].grad_fn for name in (*names, *others))
-        return Told(tuple(nodes), tuple(edges), tuple(map(self._described, names)), tuple(map(self._described, others)))
+        self.graph.grow(self._tensors[name].grad_fn for name in (*names, *others))
+        return Told(*self.graph.news(), tuple(map(self._described, names)), tuple(map(self._described, others)))
 
     def values(self, tensor: torch.Tensor) -> Values:
         """What is told of a tensor without an id."""
