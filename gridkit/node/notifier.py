@@ -16,13 +16,10 @@ and started again trains all the same, and of one that can't train the others kn
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -30,8 +27,9 @@ from sqlalchemy.exc import OperationalError
 
 from gridkit.errors import GridkitError
 from gridkit.federated import cycle
-from gridkit.node.due import FINISH, FINISHED, NOTHING, Notification, due, owed, owner_due, pause
+from gridkit.node.due import FINISH, FINISHED, NOTHING, Notification, pause
 from gridkit.node.failpoint import failpoint
+from gridkit.node.following import Followed, Listener, Member
 from gridkit.node.outbound import Outbound
 from gridkit.node.participants import Participant, Participants
 from gridkit.node.processes import Process, append_rows
@@ -44,104 +42,16 @@ T = TypeVar("T")
 
 GATEWAYS = (502, 503, 504)
 """statuses with which a proxy says that it didn't reach the participant"""
+BREATH = 0.002
+"""seconds between two attempts of a node: about what one costs its processor"""
 UPDATE = NotificationType.UPDATE_ROUND_START
-
-
-@dataclass(slots=True, eq=False)
-class _Listener:
-    """Who is told of a training: its owner, or (see `_Member`) one who takes part.
-
-    Attributes:
-        told: the step of the last notification that it took.
-        removed: whether its account was.
-        now: what it is being told.
-        attempts: to tell it that.
-        missed: failures in a row to reach it, whatever it was to be told.
-    """
-
-    account: str
-    label: str
-    told: int
-    removed: bool
-    now: Notification | None = None
-    attempts: int = 0
-    missed: int = 0
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def woken(self, seconds: float | None = None) -> None:
-        """Until there may be something else to tell, or so many seconds have passed."""
-        self.wake.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.wake.wait()
-
-
-@dataclass(slots=True, eq=False)
-class _Member(_Listener):
-    """
-    Attributes:
-        signed: whether it shares a secret with the node: it then knows a notification that comes again.
-        patience, again_at: how long, and until when (seconds, monotonic), its answer to a round is waited for before it
-            is told again.
-    """
-
-    slot: int = 0
-    worker: str = ""
-    signed: bool = False
-    patience: float = math.inf
-    again_at: float = math.inf
-
-    def waits(self, patience: float) -> None:
-        self.patience, self.again_at = patience, time.monotonic() + patience
-
-
-@dataclass(slots=True, eq=False)
-class _Training:
-    """A training that is followed, as it is now."""
-
-    id: str
-    model: str
-    process: Process
-    owner: _Listener
-    members: list[_Member]
-
-    def due(self, listener: _Listener) -> Notification | None:
-        if isinstance(listener, _Member):
-            return due(self.process.state, listener)
-        own = [member for member in self.members if member.account == listener.account]
-        return owner_due(self.process.state, listener.told, own)
-
-    def owed(self, listener: _Listener) -> Notification | None:
-        """The round that this participant took, and didn't answer; of which it may be told again."""
-        if not isinstance(listener, _Member) or not listener.signed:
-            return None
-        return owed(self.process.state, listener)
-
-    @property
-    def is_finished(self) -> bool:
-        return self.process.state.phase is cycle.Phase.FINISHED
-
-    def is_over(self, listener: _Listener) -> bool:
-        """Whether there is nothing to tell, and there never will be."""
-        left = isinstance(listener, _Member) and listener.slot in self.process.state.left
-        return (self.is_finished or left) and self.due(listener) is None
-
-    def has_no_work(self, member: _Member) -> bool:
-        return member.worker not in self.process.state.assignments
-
-    def moved(self, process: Process) -> None:
-        """Take the newer state, and wake whom it concerns."""
-        self.process = process
-        for listener in (self.owner, *self.members):
-            if self.due(listener) != listener.now or self.is_over(listener):
-                listener.wake.set()
 
 
 class Notifier:
     """One node's. It learns of new states from `rounds`, and asks nobody who is not concerned.
 
     Args:
-        limits: its `push_seconds` and `push_attempts`.
+        limits: its `push_seconds`, `push_attempts` and `push_again`.
 
     Example::
 
@@ -155,7 +65,8 @@ class Notifier:
         self._participants = participants
         self._outbound = outbound
         self._limits = limits
-        self._trainings: dict[str, _Training] = {}  # by the id of the process
+        self._next = 0.0  # when the next attempt may begin
+        self._trainings: dict[str, Followed] = {}  # by the id of the process
         self._tasks: dict[str, asyncio.Task[None]] = {}  # by the id of the training
 
     # -- life
@@ -199,15 +110,16 @@ class Notifier:
         try:
             training = await self._loaded(training_id)
             self._trainings[training.process.id] = training  # nothing is awaited between the reading and this
-            listeners = (training.owner, *training.members)
-            await asyncio.gather(*(self._guarded(self._tell(training, listener)) for listener in listeners))
+            members = {one: asyncio.ensure_future(self._guarded(self._tell(training, one))) for one in training.members}
+            own = [task for member, task in members.items() if member.account == training.owner.account]
+            await asyncio.gather(self._guarded(self._tell_owner(training, own)), *members.values())
             if training.owner.told < FINISHED:  # it heard of the end as a member
                 await self._record(training, training.owner, FINISHED)
             del self._trainings[training.process.id]
         except Exception as error:  # noqa: BLE001  the training's deadlines go on without its notifications
             self._complain(f"training {training_id}: nobody can be told anything more", error)
 
-    async def _loaded(self, training_id: str) -> _Training:
+    async def _loaded(self, training_id: str) -> Followed:
         def read(c: sa.Connection) -> tuple[Any, list[Any], dict[str, Participant]]:
             training = c.execute(sa.select(db.push_training).where(db.push_training.c.id == training_id)).one()
             table = db.push_member
@@ -219,34 +131,39 @@ class Notifier:
         members = []
         for one in rows:
             to = there.get(one.account)
-            member = _Member(one.account, one.label, one.told, to is None, slot=one.slot, worker=one.worker)
+            member = Member(one.account, one.label, one.told, to is None, slot=one.slot, worker=one.worker)
             member.signed = to is not None and to.secret is not None
             member.waits(self._limits.push_again)
             members.append(member)
-        owner = _Listener(row.owner, row.owner, FINISHED if row.told else NOTHING, removed=False)
+        owner = Listener(row.owner, row.owner, FINISHED if row.told else NOTHING, removed=False)
         process = await self._kept(lambda: self._rounds.process(row.id.replace("-", "")))
-        return _Training(row.id, row.model, process, owner, members)
+        return Followed(row.id, row.model, process, owner, members)
 
-    async def _tell(self, training: _Training, listener: _Listener) -> None:
+    async def _tell(self, training: Followed, listener: Listener) -> None:
         """All that one listener has to be told, from now to the end."""
         while not training.is_over(listener):
-            if isinstance(listener, _Member) and listener.removed and not training.is_finished:
+            if isinstance(listener, Member) and listener.removed and not training.is_finished:
                 await self._leave(training, listener, "its account was removed")
                 continue
             found, left = training.due(listener), None
-            if found is None and isinstance(listener, _Member) and (pending := training.owed(listener)) is not None:
+            if found is None and isinstance(listener, Member) and (pending := training.owed(listener)) is not None:
                 left = listener.again_at - time.monotonic()
                 found = pending if left <= 0 else None
             if found != listener.now:
                 listener.now, listener.attempts = found, 0
             if found is None:
                 await listener.woken(left)
-            elif isinstance(listener, _Member) and found.kind is UPDATE and training.has_no_work(listener):
+            elif isinstance(listener, Member) and found.kind is UPDATE and training.has_no_work(listener):
                 await self._assign(training, listener)
             else:
                 await self._attempt(training, listener, found)
 
-    async def _assign(self, training: _Training, member: _Member) -> None:
+    async def _tell_owner(self, training: Followed, own: Iterable[Awaitable[None]]) -> None:
+        """The end, unless the owner heard of it in the tasks of its own memberships."""
+        await asyncio.gather(*own)
+        await self._tell(training, training.owner)
+
+    async def _assign(self, training: Followed, member: Member) -> None:
         """Get the work that the member is then told of."""
         _, decisions = await self._kept(
             lambda: self._rounds.apply(
@@ -259,7 +176,7 @@ class Notifier:
             if isinstance(decision, cycle.Reject):  # the cycle has just changed
                 await member.woken(decision.retry_after or pause(1))
 
-    async def _attempt(self, training: _Training, listener: _Listener, notification: Notification) -> None:
+    async def _attempt(self, training: Followed, listener: Listener, notification: Notification) -> None:
         to = await self._kept(
             lambda: self._rounds.db.read(lambda c: self._participants.of_account(c, listener.account))
         )
@@ -269,13 +186,14 @@ class Notifier:
                 await self._record(training, listener, FINISHED)
             return
         listener.attempts += 1
+        await self._turn()
         row = await self._send(training, listener, notification, to)
         failpoint("push-sent")
         answer: int | None = row["answer"]
         if answer is not None and 200 <= answer < 300:
             listener.missed = 0
             again = listener.told == notification.step
-            if isinstance(listener, _Member):
+            if isinstance(listener, Member):
                 listener.waits(2 * listener.patience if again else self._limits.push_again)
             if not again:  # that it was told again changes nothing
                 await self._record(training, listener, notification.step, row)
@@ -289,14 +207,20 @@ class Notifier:
         if not final:
             await self._record(training, listener, listener.told, row)
             await listener.woken(pause(listener.attempts) * random.uniform(0.75, 1.25))
-        elif isinstance(listener, _Member) and notification is not FINISH:
+        elif isinstance(listener, Member) and notification is not FINISH:
             tried = f"not reached in {failures} attempts: {row['message']}"
             await self._leave(training, listener, f"answered {answer} to {notification}" if heard else tried, row)
         else:
             await self._record(training, listener, FINISHED, row)
 
+    async def _turn(self) -> None:
+        """A round is told to all at once: the loop has a breath between any two of them."""
+        now = time.monotonic()
+        self._next = max(now, self._next + BREATH)
+        await asyncio.sleep(self._next - now)
+
     async def _send(
-        self, training: _Training, listener: _Listener, notification: Notification, to: Participant
+        self, training: Followed, listener: Listener, notification: Notification, to: Participant
     ) -> dict[str, Any]:
         """One attempt; the row that tells of it."""
         content = notification.body(training.id, training.model)
@@ -317,7 +241,7 @@ class Notifier:
             "kind": "notified",
             "at": self._rounds.clock(),
             "cycle": sequence,
-            "slot": listener.slot if isinstance(listener, _Member) else None,
+            "slot": listener.slot if isinstance(listener, Member) else None,
             "worker": listener.label,
             "notification": str(notification.kind),
             "round": notification.round,
@@ -331,7 +255,7 @@ class Notifier:
     # -- what the disk has
 
     async def _record(
-        self, training: _Training, listener: _Listener, told: int, row: dict[str, Any] | None = None
+        self, training: Followed, listener: Listener, told: int, row: dict[str, Any] | None = None
     ) -> None:
         def write(c: sa.Connection) -> None:
             c.execute(_told(training, listener, told))
@@ -341,9 +265,7 @@ class Notifier:
         listener.told = told
         self._rounds.announce()
 
-    async def _leave(
-        self, training: _Training, member: _Member, reason: str, row: dict[str, Any] | None = None
-    ) -> None:
+    async def _leave(self, training: Followed, member: Member, reason: str, row: dict[str, Any] | None = None) -> None:
         """The member takes no further part; if the training is over meanwhile, it is told so as the others are."""
 
         def remember(c: sa.Connection, _before: Process, decisions: Iterable[cycle.Decision]) -> None:
@@ -379,8 +301,8 @@ class Notifier:
         asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
 
 
-def _told(training: _Training, listener: _Listener, told: int) -> sa.Update:
-    if not isinstance(listener, _Member):
+def _told(training: Followed, listener: Listener, told: int) -> sa.Update:
+    if not isinstance(listener, Member):
         return db.push_training.update().where(db.push_training.c.id == training.id).values(told=told == FINISHED)
     table = db.push_member
     return table.update().where(table.c.training == training.id, table.c.slot == listener.slot).values(told=told)

@@ -26,7 +26,7 @@ from gridkit.node.due import FINISHED, NOTHING
 from gridkit.node.notifier import Notifier
 from gridkit.node.outbound import Outbound
 from gridkit.node.participants import Wish
-from gridkit.node.processes import append_rows, bare, read_rows
+from gridkit.node.processes import append_rows, bare, load, read_rows
 from gridkit.node.rights import OWNER
 from gridkit.node.settings import Limits, NodeSettings
 from gridkit.node.store import tables as db
@@ -129,7 +129,8 @@ class Scene:
         return training
 
     async def state(self, training: str) -> cycle.CycleState:
-        return (await self.rounds.process(uuid.UUID(training).hex)).state
+        """As it is on the disk."""
+        return (await self.rounds.db.read(lambda c: load(c, uuid.UUID(training).hex))).state
 
     async def apply(self, training: str, make: Callable[[float], cycle.Event]) -> tuple[cycle.Decision, ...]:
         return (await self.rounds.apply(uuid.UUID(training).hex, make))[1]
