@@ -78,7 +78,7 @@ class Channel:
 
     Args:
         window: what this end takes.
-        theirs: what the other end takes, as it said when they met.
+        theirs: what the other end takes, as it said when they met; and so what is kept for it here.
 
     Attributes:
         link: the number of the link in use, 0 before the first; see `resumed`.
@@ -105,7 +105,7 @@ class Channel:
         self._passed = False  # what went last was passing
         # in
         self._taken, self._applied, self._told = 0, 0, 0
-        self._seen: deque[tuple[int, ...]] = deque(maxlen=window.frames)  # the fingerprints of those up to _taken
+        self._seen: deque[int] = deque(maxlen=window.frames)  # the fingerprints of those up to _taken
         self._untold: deque[int] = deque()  # the sizes of those after _told
         self._untold_bytes = 0
         self._since: float | None = None  # an ack waits

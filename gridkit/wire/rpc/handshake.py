@@ -125,7 +125,7 @@ class Caller:
                 self._forget()
             raise error
         welcome = read_members(Welcome, message.result)
-        channel = self.channel or Channel(self._window, Window(welcome.frames, welcome.bytes))
+        channel = self.channel or _channel(self._window, welcome)
         try:
             channel.resumed(self._link, Position(welcome.taken, welcome.applied))
         except WireError:
@@ -171,7 +171,7 @@ def welcome(hello: Hello, channel: Channel | None, window: Window, node: str) ->
         )
     if channel is not None and hello.link <= channel.link:
         raise ConflictError("a newer link of this session is in use", code=ErrorCode.BUSY, status=409)
-    resumed, channel = channel is not None, channel or Channel(window, Window(hello.frames, hello.bytes))
+    resumed, channel = channel is not None, channel or _channel(window, hello)
     channel.resumed(hello.link, Position(hello.taken, hello.applied))
     mine = channel.position
     answer = Welcome(
@@ -183,3 +183,8 @@ def welcome(hello: Hello, channel: Channel | None, window: Window, node: str) ->
         bytes=channel.window.bytes,
     )
     return channel, answer
+
+
+def _channel(window: Window, other: Hello | Welcome) -> Channel:
+    """Not more is kept for the other end than this one takes, whatever that says that it would take."""
+    return Channel(window, Window(min(window.frames, other.frames), min(window.bytes, other.bytes)))

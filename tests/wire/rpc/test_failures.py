@@ -136,7 +136,7 @@ NAMES = st.sampled_from(["LimitError", "UsageError", "GridkitError", "WorkersFai
     st.integers(-32800, -31900),
     st.text(max_size=5),
     st.dictionaries(
-        st.sampled_from("exception code hint type traceback status retry_after".split()),
+        st.sampled_from(["exception", "code", "hint", "type", "traceback", "status", "retry_after"]),
         JSON | NAMES | st.sampled_from(list(ErrorCode)),
     ),
 )

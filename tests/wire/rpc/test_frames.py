@@ -81,7 +81,7 @@ def test_frames_that_are_none(data: bytes) -> None:
 
 
 def test_a_fingerprint_is_of_the_text_and_the_lengths() -> None:
-    def of(*parts: bytes, ack: int = 0) -> tuple[int, ...]:
+    def of(*parts: bytes, ack: int = 0) -> int:
         return read_frame(pack_frame(Kind.MESSAGE, 1, ack, parts)).fingerprint()
 
     assert of(b"text", b"body") == of(b"text", b"ydob", ack=9)

@@ -39,10 +39,18 @@ def test_a_new_session() -> None:
     node, found = met(caller)
     client = answer(caller, found)
     assert (found.resumed, found.node) == (False, NODE)
-    assert node.theirs == client.window == Window(64, 1 << 20)
-    assert client.theirs == node.window == Window(32, 1 << 16)
+    assert client.window == Window(64, 1 << 20) and client.theirs == node.window == Window(32, 1 << 16)
     assert node.up and client.up and node.link == client.link == caller.link == 1
     assert client is caller.channel
+
+
+def test_no_end_keeps_more_for_the_other_than_it_takes_itself() -> None:
+    """Else one could have the other fill its memory by never having done with anything."""
+    node, found = met(Caller(Window(1 << 16, 1 << 40)))
+    assert node.theirs == Window(32, 1 << 16)
+    caller = Caller(Window(8, 1 << 12))
+    met(caller)
+    assert answer(caller, found.model_copy(update={"bytes": 1 << 40})).theirs == Window(8, 1 << 12)
 
 
 def test_a_session_goes_on() -> None:
