@@ -18,6 +18,7 @@ from gridkit.errors import ErrorCode, NodeError
 from gridkit.federated import cycle
 from gridkit.node import push_rows
 from gridkit.node.audit import about
+from gridkit.node.failpoint import failpoint
 from gridkit.node.hosting import Hosting, NewProcess
 from gridkit.node.messages_push import CreateTraining
 from gridkit.node.processes import load
@@ -164,6 +165,7 @@ class PushTrainings:
             raise
         finally:
             await asyncio.to_thread(draft.discard)
+        failpoint("hosted")
         self._rounds.announce()
         self._hosting.follow(training_id)
 

@@ -99,6 +99,7 @@ def dies(scene: Scene, failpoint: str) -> None:
 @pytest.mark.parametrize(
     ("name", "passing"),
     [
+        ("hosted", 1),
         ("push-assigned", 2),
         ("push-sent", 1),  # a start
         ("push-sent", 5),  # an update
