@@ -189,6 +189,8 @@ SPECIFIC: dict[str, Callable[[], list[Call]]] = {
     "sum_to_size": lambda: [call(x(3, 4), 1, 4)],
     "to": lambda: [
         call(x(3), torch.float64),
+        call(x(3), "cpu"),
+        call(x(3), "cpu", torch.float64),
         call(x(3), x(3).double()),
         call(x(2, 3, 4, 5), memory_format=torch.channels_last),
     ],

@@ -248,6 +248,16 @@ def test_a_mistake_is_told_and_changes_nothing(what: str) -> None:
     remote.call("torch.Tensor.add", [ref("c"), 1], {}, ["y"])
 
 
+@pytest.mark.filterwarnings("error")
+def test_arrays_may_lie_in_memory_as_they_like() -> None:
+    remote = session()
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    foreign = np.frombuffer(array.astype(">f4").tobytes(), ">f4").reshape(2, 3)
+    for place, other in enumerate((array[::-1, ::2], array.T, foreign, np.broadcast_to(array[0], (4, 3)))):
+        remote.create(f"x{place}", other)
+        assert remote.read(f"x{place}").tolist() == other.tolist()
+
+
 def test_a_hint_names_what_may_have_been_meant() -> None:
     with pytest.raises(PlanError) as caught:
         session().call("torch.fft.softmax", [], {}, [])

@@ -11,6 +11,7 @@ import torch
 import torch.fx.experimental._config as fx_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gridkit.errors import ErrorCode, PlanError
 from gridkit.runner.tensors.arguments import kind_of, tensors_in, with_tensors
 from gridkit.runner.tensors.ledger import storage_of
 
@@ -115,19 +116,34 @@ class Sizer:
         return len(self._remembered)
 
     def sizes(self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Sizes:
-        """What a call takes. Errors that torch finds come out as they are."""
+        """What a call takes. Errors that torch finds come out as they are.
+
+        Raises:
+            PlanError: `BAD_INPUT`: the size depends on values in a way that isn't foreseen.
+        """
         if name in BY_VALUE:
             size = BY_VALUE[name](*args, **kwargs)
             return Sizes(None, size, size)
         if name == "torch.Tensor.__getitem__":
             args = [args[0], *map(_as_places, args[1:])]
+        if name == "torch.Tensor.to":
+            args = ["meta" if isinstance(arg, str) and arg == "cpu" else arg for arg in args]
         parts: list[Any] = [name]
         kind_of(list(args), parts)
         kind_of(kwargs, parts)
         kind = tuple(parts)
         found = self._remembered.get(kind)
         if found is None:
-            found = dry_run(function, args, kwargs)
+            try:
+                found = dry_run(function, args, kwargs)
+            except RuntimeError as error:
+                if "meta" not in str(error):
+                    raise
+                raise PlanError(
+                    f"{name}: the size of its result depends on values",
+                    "say the size, as by output_size= or num_classes=, and give numbers in place of tensors",
+                    code=ErrorCode.BAD_INPUT,
+                ) from error
             if len(self._remembered) >= REMEMBERED:
                 self._remembered.clear()
             if len(kind) <= MAX_PARTS:

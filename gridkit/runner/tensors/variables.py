@@ -226,9 +226,9 @@ def array_of(tensor: torch.Tensor) -> Array:
     >>> array_of(torch.ones(2, dtype=torch.bfloat16)).dtype
     dtype('float32')
     """
-    tensor = tensor.detach()
-    array: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-    return np.array(array, order="C")
+    array = np.empty(tuple(tensor.shape), "float32" if tensor.dtype == torch.bfloat16 else dtype_name(tensor.dtype))
+    torch.from_numpy(array).copy_(tensor.detach())  # tensor.numpy() would make its memory one that can't be resized
+    return array
 
 
 def tensor_of(array: Array) -> torch.Tensor:
@@ -244,7 +244,7 @@ def tensor_of(array: Array) -> torch.Tensor:
             f"use one of {', '.join(DTYPES)}",
             code=ErrorCode.BAD_INPUT,
         )
-    tensor = torch.empty(array.shape, dtype=DTYPES[array.dtype.name])
-    # kernels trust that a bool is 0 or 1; a byte from elsewhere may be any
-    tensor.numpy()[...] = array.view(np.uint8) != 0 if array.dtype == bool else array
-    return tensor
+    array = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
+    if array.dtype == bool:  # kernels trust that it is 0 or 1; a byte from elsewhere may be any
+        return torch.from_numpy(array.view(np.uint8)) != 0
+    return torch.from_numpy(array).clone()
