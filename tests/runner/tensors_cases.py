@@ -280,6 +280,7 @@ SPECIFIC: dict[str, Callable[[], list[Call]]] = {
     "native_layer_norm": lambda: [call(x(2, 3, 4), (4,), unit(4), x(4), 1e-5)],
     "rms_norm": lambda: [call(x(2, 3, 4), (4,), unit(4))],
     "linear": lambda: [call(x(2, 3, 4), x(5, 4), x(5)), call(x(4), x(5, 4))],
+    "linear_cross_entropy": lambda: [call(x(5, 4), x(3, 4), whole(5))],
     "local_response_norm": lambda: [call(x(2, 5, 4, 4), 3)],
     "lp_pool1d": lambda: [call(unit(2, 3, 8), 2.0, 2)],
     "lp_pool2d": lambda: [call(unit(2, 3, 8, 7), 2.0, 2)],

@@ -67,7 +67,10 @@ class Mirror(torch.Tensor):
         kwargs = kwargs or {}
         name = str(resolve_name(func))
         space, _, short = name.removesuffix(".__get__").rpartition(".")
-        if space == "torch.Tensor" and short in (_LOCAL if name.endswith("__get__") else _LOCAL_CALLS).split():
+        if (
+            space in ("torch", "torch.Tensor")
+            and short in (_LOCAL if name.endswith("__get__") else _LOCAL_CALLS).split()
+        ):
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
         if name == "torch.Tensor.device.__get__":
@@ -98,9 +101,6 @@ def _call(world: World, func: Any, name: str, args: Any, kwargs: Any) -> Any:
     for mirror, variable in zip(_unique(out.get(id(t), t) for t in tensors_in(result)), told.variables, strict=True):
         assert variable.data.shape == tuple(mirror.shape) and variable.requires_grad == mirror.requires_grad
     return _swapped(result, out)
-
-
-
 
 
 def _unique(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
