@@ -21,15 +21,17 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from gridkit.errors import ErrorCode, LimitError, UsageError, WireError
-from gridkit.wire.rpc.frames import Frame, Kind, Part, frame_size, pack_frame, read_frame
+from gridkit.wire.rpc.frames import Frame, Kind, Part, frame_size, pack_frame, read_frames
 
 ACK_SECONDS: Final = 0.05
 """for which an ack waits for a message to go with"""
+JOINED: Final = 64 << 10
+"""bytes from which on no further frame goes into the same WebSocket message: each costs as much as many small frames"""
 MAX_PASSING: Final = 1000
 """keys under which something passing waits for the link"""
 
@@ -40,7 +42,7 @@ class Window:
 
     Attributes:
         frames: messages.
-        bytes: of all of them, and so of one.
+        bytes: of all of them, and so of one. A WebSocket message may have `JOINED` bytes more.
     """
 
     frames: int = 256
@@ -60,19 +62,6 @@ class Position:
     applied: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Payload:
-    """What one end says to the other: a text and the bodies that it speaks of.
-
-    Attributes:
-        seq: its number, for `Channel.applied`; 0: it is passing.
-    """
-
-    text: memoryview
-    bodies: tuple[memoryview, ...]
-    seq: int
-
-
 class Channel:
     """One end.
 
@@ -88,8 +77,11 @@ class Channel:
     Example::
 
         channel.send(b'{"jsonrpc": …}')
-        while (frame := channel.outgoing(loop.time())) is not None:
-            await link.send(frame)
+        while (data := channel.outgoing(loop.time())) is not None:
+            await link.send(data)
+        …
+        for frame in channel.receive(await link.recv(), number):
+            ...                                            # and channel.applied(frame.seq, loop.time())
     """
 
     def __init__(self, window: Window, theirs: Window) -> None:
@@ -127,11 +119,11 @@ class Channel:
         Raises:
             LimitError: `TOO_LARGE`: it never will.
         """
-        size = self._size((text, *bodies))
+        size = self._size(text, bodies)
         return len(self._kept) < self.theirs.frames and self._kept_bytes + size <= self.theirs.bytes
 
-    def _size(self, parts: Sequence[Part]) -> int:
-        size = frame_size(parts)
+    def _size(self, text: Part, bodies: Sequence[Part]) -> int:
+        size = frame_size(text, bodies)
         if size > self.theirs.bytes:
             raise LimitError(
                 f"a message of {size:,} bytes; the other end takes {self.theirs.bytes:,}",
@@ -150,7 +142,7 @@ class Channel:
             raise LimitError(
                 f"the other end hasn't done with {self.unacked:,} messages yet", code=ErrorCode.BUSY, status=429
             )
-        frame = pack_frame(Kind.MESSAGE, self._acked + len(self._kept) + 1, self._applied, (text, *bodies))
+        frame = pack_frame(Kind.MESSAGE, self._acked + len(self._kept) + 1, self._applied, text, bodies)
         self._tell()
         self._kept.append(frame)
         self._kept_bytes += len(frame)
@@ -161,38 +153,45 @@ class Channel:
         Raises:
             LimitError: `TOO_LARGE`.
         """
-        parts = (text, *bodies)
-        self._size(parts)
+        self._size(text, bodies)
         if not self.up:
             return
         self._passing.pop(key, None)
-        self._passing[key] = pack_frame(Kind.PASSING, 0, self._applied, parts)
+        self._passing[key] = pack_frame(Kind.PASSING, 0, self._applied, text, bodies)
         if len(self._passing) > MAX_PASSING:
             del self._passing[next(iter(self._passing))]
 
     def outgoing(self, now: float) -> bytes | None:
-        """The next frame for the link; None when nothing is to be sent now. To be called again until it is None, and
-        when `due`.
+        """What the link is to send next, as one WebSocket message; None when there is nothing for it now. To be called
+        again until it is None, and when it is `due`.
 
         Args:
             now: seconds, of any clock that doesn't go back.
         """
         if not self.up:
             return None
+        frames, size = [], 0
+        while size < JOINED and (frame := self._next_frame()) is not None:
+            frames.append(frame)
+            size += len(frame)
+        if not frames and self._since is not None and (due := self.due) is not None and now >= due:
+            self._tell()
+            return pack_frame(Kind.ACK, 0, self._applied)
+        return b"".join(frames) if len(frames) > 1 else frames[0] if frames else None
+
+    def _next_frame(self) -> bytes | None:
+        """In turns, what passes and what stays."""
         waiting = self._next - self._acked <= len(self._kept)
         if self._passing and not (waiting and self._passed):
             self._passed = True
             return self._passing.pop(next(iter(self._passing)))
-        if waiting:
-            self._passed = False
-            frame = self._kept[self._next - self._acked - 1]
-            self._reached = max(self._reached, self._next)
-            self._next += 1
-            return frame
-        if (due := self.due) is not None and now >= due:
-            self._tell()
-            return pack_frame(Kind.ACK, 0, self._applied)
-        return None
+        if not waiting:
+            return None
+        self._passed = False
+        frame = self._kept[self._next - self._acked - 1]
+        self._reached = max(self._reached, self._next)
+        self._next += 1
+        return frame
 
     @property
     def due(self) -> float | None:
@@ -204,31 +203,29 @@ class Channel:
 
     # ---- in
 
-    def receive(self, data: bytes | memoryview, link: int) -> Payload | None:
-        """What a frame says; None when it says nothing new.
+    def receive(self, data: bytes | memoryview, link: int) -> Iterator[Frame]:
+        """What came, each when it is asked for: messages, to be given back to `applied` by their numbers, and, without
+        one, what passes. What came before isn't among them.
 
         Args:
             link: on which it came. A link that another one has replaced is not listened to.
 
         Raises:
-            WireError: it breaks a rule; nothing is changed.
+            WireError: a frame breaks a rule, and changes nothing; those ahead of it were given out.
         """
-        if link != self.link or not self.up:
-            return None
-        frame = read_frame(data)
-        if frame.ack >= self._next:
-            raise WireError(f"message {frame.ack} is acknowledged; the last that was sent is {self._next - 1}")
-        payload = None
-        if frame.kind is Kind.MESSAGE:
-            if frame.seq <= self._taken:
-                self._check_same(frame)
-            else:
-                self._take(frame, len(data))
-                payload = Payload(frame.parts[0], frame.parts[1:], frame.seq)
-        elif frame.kind is Kind.PASSING:
-            payload = Payload(frame.parts[0], frame.parts[1:], 0)
-        self._release(frame.ack)
-        return payload
+        frames = read_frames(data)
+        while link == self.link and self.up and (frame := next(frames, None)) is not None:
+            if frame.ack >= self._next:
+                raise WireError(f"message {frame.ack} is acknowledged; the last that was sent is {self._next - 1}")
+            new = frame.kind != Kind.ACK
+            if frame.kind == Kind.MESSAGE:
+                if new := frame.seq > self._taken:
+                    self._take(frame)
+                else:
+                    self._check_same(frame)
+            self._release(frame.ack)
+            if new:
+                yield frame
 
     def applied(self, seq: int, now: float) -> None:
         """This end has done with the messages up to that number: there is room for others.
@@ -242,15 +239,15 @@ class Channel:
             self._applied = seq
             self._since = now if self._since is None else self._since
 
-    def _take(self, frame: Frame, size: int) -> None:
+    def _take(self, frame: Frame) -> None:
         if frame.seq != self._taken + 1:
             raise WireError(f"message {frame.seq} came after {self._taken}")
-        if len(self._untold) >= self.window.frames or self._untold_bytes + size > self.window.bytes:
+        if len(self._untold) >= self.window.frames or self._untold_bytes + frame.size > self.window.bytes:
             raise WireError(f"message {frame.seq} is more than the window takes", code=ErrorCode.TOO_MANY)
         self._taken = frame.seq
         self._seen.append(frame.fingerprint())
-        self._untold.append(size)
-        self._untold_bytes += size
+        self._untold.append(frame.size)
+        self._untold_bytes += frame.size
 
     def _check_same(self, frame: Frame) -> None:
         """One that came before, as it came before: a sender that isn't sure sends again, at most its window."""

@@ -48,7 +48,7 @@ class RpcCode(enum.IntEnum):
     INTERNAL_ERROR = -32603
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """Do this and answer."""
 
@@ -57,7 +57,7 @@ class Request:
     id: Id
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Notification:
     """Do this; nothing is answered, not even that it failed."""
 
@@ -65,7 +65,7 @@ class Notification:
     params: Params = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
     """The result of a request. The id null is that of the plain profile's first message, which answers no request."""
 
@@ -73,7 +73,7 @@ class Reply:
     result: Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Failure:
     """The error of a request, or of a text of which no id could be read (id None).
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from dataclasses import dataclass, field
 
 from gridkit.errors import ConflictError, NotFoundError
 from gridkit.wire.rpc.channel import Channel, Window
 from gridkit.wire.rpc.failures import failure_of
+from gridkit.wire.rpc.frames import read_frames
 from gridkit.wire.rpc.handshake import Caller, Hello, read_hello, welcome
 from gridkit.wire.rpc.messages import Reply, pack, parse
 
@@ -25,10 +27,15 @@ class Link:
 
 
 class Ends:
-    """A notebook and a node, with what each took."""
+    """A notebook and a node, with what each took.
 
-    def __init__(self, window: Window | None = None) -> None:
+    Args:
+        joined: what an end sends together arrives together, or is lost together.
+    """
+
+    def __init__(self, window: Window | None = None, joined: bool = False) -> None:
         self.window = window or Window()
+        self.joined = joined
         self.caller = Caller(self.window)
         self.node: Channel | None = None
         self.instance = "first"
@@ -50,14 +57,16 @@ class Ends:
         return self.links[-1]
 
     def fill(self, link: Link, of_node: bool) -> bool:
-        """An end puts its next frame on a link; False when it has none for it."""
+        """An end puts what it has next on a link; False when it has none for it."""
         channel = self.node if of_node else self.client
         if channel is None or link.cut or channel.link != link.number:
             return False
-        frame = channel.outgoing(self.now)
-        if frame is not None:
-            (link.to_client if of_node else link.to_node).append(frame)
-        return frame is not None
+        data = channel.outgoing(self.now)
+        if data is not None:
+            sizes = [len(data)] if self.joined else [frame.size for frame in read_frames(data)]
+            for end, size in zip(itertools.accumulate(sizes), sizes, strict=True):
+                (link.to_client if of_node else link.to_node).append(data[end - size : end])
+        return data is not None
 
     def deliver(self, link: Link, to_node: bool, twice: bool = False) -> bool:
         """The next thing on a link arrives, and is still there if it is to arrive twice; False when there is none."""
@@ -69,8 +78,8 @@ class Ends:
             self._greet(link, sent, to_node)
             return True
         channel, took = (self.node, self.node_took) if to_node else (self.client, self.client_took)
-        if channel is not None and (payload := channel.receive(sent, link.number)) is not None:
-            took.append(bytes(payload.text) + b"".join(payload.bodies))
+        if channel is not None:
+            took += [frame.text + b"".join(frame.bodies) for frame in channel.receive(sent, link.number)]
         return True
 
     def _greet(self, link: Link, text: str, to_node: bool) -> None:

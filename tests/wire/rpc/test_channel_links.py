@@ -121,21 +121,21 @@ STEPS = st.tuples(
 )
 
 
-@given(st.lists(STEPS, max_size=150))
+@given(st.lists(STEPS, max_size=150), st.booleans())
 @settings(max_examples=250, deadline=None)
-def test_any_history_of_links(steps: list[tuple[str, int]]) -> None:
-    history(steps)
+def test_any_history_of_links(steps: list[tuple[str, int]], joined: bool) -> None:
+    history(steps, joined)
 
 
 @pytest.mark.soak
-@given(st.lists(STEPS, max_size=400))
+@given(st.lists(STEPS, max_size=400), st.booleans())
 @settings(max_examples=8000, deadline=None)
-def test_many_histories_of_links(steps: list[tuple[str, int]]) -> None:
-    history(steps)
+def test_many_histories_of_links(steps: list[tuple[str, int]], joined: bool) -> None:
+    history(steps, joined)
 
 
-def history(steps: list[tuple[str, int]]) -> None:
-    ends = Ends(SMALL)
+def history(steps: list[tuple[str, int]], joined: bool) -> None:
+    ends = Ends(SMALL, joined)
     client: list[bytes] = []
     node: list[bytes] = []
     ends.connect()
