@@ -169,6 +169,26 @@ def walk(roots: Iterable[TorchNode]) -> Iterator[TorchNode]:
             stack += [next for next, _ in node.next_functions if next is not None]
 
 
+def grad_fn_of(tensor: torch.Tensor) -> TorchNode | None:
+    """A tensor's node. A view that was made without gradients, and whose base was changed with them, has none: torch
+    raises when it is asked.
+    """
+    try:
+        return tensor.grad_fn
+    except RuntimeError:
+        return None
+
+
+def node_of(tensor: torch.Tensor) -> TorchNode | None:
+    """Where a tensor's gradient comes in; torch makes it for a leaf when it is first needed."""
+    node = grad_fn_of(tensor)
+    if node is not None or not tensor.requires_grad:
+        return node
+    with torch.enable_grad():
+        view = grad_fn_of(tensor.view_as(tensor))
+    return None if view is None else view.next_functions[0][0]  # None: a leaf's view, made without gradients
+
+
 def is_leaf(node: TorchNode) -> bool:
     """Whether it adds a gradient to a leaf."""
     return node.name().endswith(_LEAF)

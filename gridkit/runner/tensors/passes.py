@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 from torch.autograd.graph import Node as TorchNode
-from torch.autograd.graph import get_gradient_edge
 
 from gridkit.errors import ErrorCode, PlanError
-from gridkit.runner.tensors.graph import is_leaf, leaf_of, walk
+from gridkit.runner.tensors.graph import grad_fn_of, is_leaf, leaf_of, node_of, walk
 from gridkit.runner.tensors.variables import Values, Variables
 
 
@@ -46,7 +45,7 @@ def reached(variables: Variables, nodes: Sequence[TorchNode]) -> list[str]:
     """The variables whose gradient a pass through these nodes sets: leaves, and those that retain it."""
     found = [name for node in nodes if is_leaf(node) for name in variables.names(leaf_of(node))]
     inside = set(nodes)
-    return found + [name for name in variables.retaining if variables.find(name).grad_fn in inside]
+    return found + [name for name in variables.retaining if grad_fn_of(variables.find(name)) in inside]
 
 
 class Pass:
@@ -74,7 +73,7 @@ class Pass:
         self._variables = variables
         self._seconds, self._emit, self._append_too = seconds, emit, append
         self._end = 0.0
-        begins = [get_gradient_edge(root).node for root in roots if root.requires_grad]
+        begins = [node for root in roots if (node := node_of(root)) is not None]
         variables.graph.grow(begins)  # a leaf has a node only now
         self.nodes = list(walk(begins))
         self.fired: list[TorchNode] = []
@@ -90,7 +89,7 @@ class Pass:
                 inside = set(self.nodes)
                 for name in self._variables.retaining:
                     tensor = self._variables.find(name)
-                    if tensor.grad_fn in inside:
+                    if grad_fn_of(tensor) in inside:
                         hooks.callback(
                             tensor.register_hook(partial(self._tell_gradient, name)).remove  # type: ignore[no-untyped-call]
                         )

@@ -13,6 +13,7 @@ from gridkit.errors import ErrorCode, PlanError
 from gridkit.runner.tensors.arguments import DTYPES, bad_form, tensors_in, value_of
 from gridkit.runner.tensors.failures import told_by_torch
 from gridkit.runner.tensors.functions import function_named
+from gridkit.runner.tensors.graph import grad_fn_of
 from gridkit.runner.tensors.optimizers import Optimizers, State
 from gridkit.runner.tensors.passes import Emit, Pass, reached
 from gridkit.runner.tensors.sizes import Sizer
@@ -135,7 +136,7 @@ class TensorSession:
         tensor, added = self._variables.find(id), self._variables.find(gradient)
         self._ledger.check_room(tensor.nbytes, f"the gradient of tensor {id!r}")
         with told_by_torch(f"the gradient of tensor {id!r}"), torch.no_grad():
-            if not (tensor.is_leaf and tensor.requires_grad) and not tensor.retains_grad:
+            if not (tensor.requires_grad and grad_fn_of(tensor) is None) and not tensor.retains_grad:
                 raise bad_form(f"tensor {id!r} is no leaf that requires a gradient, and doesn't retain it")
             tensor.grad = added.detach().clone() if tensor.grad is None else tensor.grad + added
         for name in self._variables.names(tensor):
@@ -223,7 +224,9 @@ class TensorSession:
 
     def reached(self, roots: Sequence[str], inputs: Sequence[str] | None = None) -> list[str]:
         """The ids of the variables whose gradient a backward pass from these roots would set."""
-        way = Pass(self._variables, [self._variables.find(id) for id in roots], self._seconds)
+        tensors = [self._variables.find(id) for id in roots]
+        with told_by_torch("backward"):
+            way = Pass(self._variables, tensors, self._seconds)
         return self._reached(way, None if inputs is None else [self._variables.find(id) for id in inputs])
 
     def _reached(self, way: Pass, inputs: Sequence[torch.Tensor] | None) -> list[str]:
@@ -257,9 +260,10 @@ class TensorSession:
         given = self._gradients(gradients)
         only = None if inputs is None else [self._variables.find(id) for id in inputs]
         for id in inputs or ():
-            if not self._variables.find(id).is_leaf:  # torch makes them retain their gradient
+            if grad_fn_of(self._variables.find(id)) is not None:  # torch makes them retain their gradient
                 self.update(id, "retains_grad", True)
-        way = Pass(self._variables, tensors, self._seconds, emit)
+        with told_by_torch("backward"):
+            way = Pass(self._variables, tensors, self._seconds, emit)
         touched = self._reached(way, only)
         freed: list[int] = []
         try:
@@ -299,7 +303,8 @@ class TensorSession:
         tensors = [self._variables.find(id) for id in roots]
         given = self._gradients(gradients)
         self._variables.check_new(out_ids)
-        way = Pass(self._variables, tensors, self._seconds, emit, append=False)
+        with told_by_torch("grad"):
+            way = Pass(self._variables, tensors, self._seconds, emit, append=False)
         wanted: list[Any] = [
             self._edge(way, input) if isinstance(input, tuple) else self._variables.find(input) for input in inputs
         ]

@@ -10,7 +10,7 @@ import torch
 
 from gridkit.errors import ErrorCode, PlanError
 from gridkit.runner.tensors.arguments import DTYPES
-from gridkit.runner.tensors.graph import Edge, Graph, Node
+from gridkit.runner.tensors.graph import Edge, Graph, Node, grad_fn_of
 from gridkit.runner.tensors.ledger import Ledger, storage_of
 from gridkit.wire.tensors import Array
 
@@ -185,7 +185,7 @@ class Variables:
         """What a mirror needs to know about these variables, with what is new in the graph behind them."""
         names = list(dict.fromkeys(names))
         others = [name for name in changed if name not in names]
-        self.graph.grow(self._tensors[name].grad_fn for name in (*names, *others))
+        self.graph.grow(grad_fn_of(self._tensors[name]) for name in (*names, *others))
         return Told(*self.graph.news(), tuple(map(self._described, names)), tuple(map(self._described, others)))
 
     def values(self, tensor: torch.Tensor) -> Values:
@@ -195,12 +195,12 @@ class Variables:
 
     def _described(self, name: str) -> Variable:
         tensor = self._tensors[name]
-        node = tensor.grad_fn
+        node = grad_fn_of(tensor)
         return Variable(
             name,
             self.values(tensor),
             tensor.requires_grad,
-            tensor.is_leaf,
+            node is None,
             isinstance(tensor, torch.nn.Parameter),
             tensor.retains_grad,
             tensor.output_nr,
@@ -212,7 +212,7 @@ class Variables:
 
 def grad_of(tensor: torch.Tensor) -> torch.Tensor | None:
     """A tensor's gradient; torch warns where it has none because it is no leaf."""
-    return tensor.grad if tensor.is_leaf or tensor.retains_grad else None
+    return tensor.grad if tensor.retains_grad or grad_fn_of(tensor) is None else None
 
 
 def dtype_name(dtype: torch.dtype) -> str:
