@@ -13,6 +13,7 @@
     │   ├── LimitError         too large, too many, or no room left (413, 429, 507)
     │   └── GridClientError    what a WebsocketGridClient is refused (also a RuntimeError, as with PyGrid's own)
     ├── NodeUnreachable        no answer: not started, ended, or the connection was cut (also a ConnectionError)
+    │   └── CallTimeout        an RpcClient's call showed no sign of life for as long as it may (also a TimeoutError)
     └── RunError               a training ended otherwise than asked
         ├── WorkersFailed      the quorum can't be met; names the workers and groups equal causes
         └── EvaluationFailed   the function passed as `evaluate` raised
@@ -55,6 +56,7 @@ class ErrorCode(enum.StrEnum):
     TIMED_OUT = "TIMED_OUT"
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     RUN_FAILED = "RUN_FAILED"
+    CANCELLED = "CANCELLED"
     # calls that a node makes
     TARGET_REFUSED = "TARGET_REFUSED"
     TARGET_FAILED = "TARGET_FAILED"
@@ -196,6 +198,10 @@ class NodeUnreachable(GridkitError, ConnectionError):
     """
 
     sent = True
+
+
+class CallTimeout(NodeUnreachable, TimeoutError):
+    """A call of `gridkit.RpcClient` had neither an answer nor a heartbeat for as long as its timeout."""
 
 
 class RunError(GridkitError):

@@ -1,0 +1,145 @@
+"""Calls that wait for their answers, and how long they do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from gridkit.errors import CallTimeout, GridkitError
+from gridkit.wire.rpc.messages import Id
+
+if TYPE_CHECKING:
+    from gridkit.client.rpc_callables import Run
+    from gridkit.client.rpc_session import Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the node is with a call, as its heartbeats tell.
+
+    Attributes:
+        phase: what it is doing, in its own words; None: it doesn't say.
+        done, total: of what it counts.
+        ahead: calls that are done before this one.
+    """
+
+    phase: str | None = None
+    done: int | None = None
+    total: int | None = None
+    ahead: int | None = None
+
+
+class Call:
+    """A call that is under way. Awaiting it gives its result, or raises its error.
+
+    It ends without an answer only when there was no sign of life for `timeout` seconds: neither the answer nor a
+    heartbeat. So a call that takes hours needs no other timeout than one of seconds.
+
+    Args:
+        method: of the node.
+        timeout: seconds.
+        ticket: the request, on its way.
+        run: the function of this notebook that makes the call, if one does.
+        on_progress: called with each heartbeat. What it raises, the call raises.
+
+    Attributes:
+        id: of the request.
+        depth: of functions that run because of calls that functions made.
+        progress: of the last heartbeat.
+        answered: nothing more will come; else, when the call is over, the node is told to stop.
+    """
+
+    def __init__(
+        self,
+        id: Id,
+        method: str,
+        timeout: float,
+        ticket: Ticket,
+        run: Run | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+    ) -> None:
+        self.id, self.method, self.timeout, self.ticket, self.run = id, method, timeout, ticket, run
+        self.depth = 0 if run is None else run.depth
+        self.progress: Progress | None = None
+        self.answered = False
+        self._on_progress = on_progress
+        self._loop = asyncio.get_running_loop()
+        self._answer: asyncio.Future[Any] = self._loop.create_future()
+        self._alive = self._loop.time()
+        self._timer = self._loop.call_later(timeout, self._check)
+
+    def __repr__(self) -> str:
+        state = "done" if self.done else "under way" if self.progress is None else f"under way: {self.progress}"
+        return f"<Call {self.id} of '{self.method}', {state}>"
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._answer.__await__()
+
+    @property
+    def done(self) -> bool:
+        """It has a result, or an error."""
+        return self._answer.done()
+
+    def heard(self) -> None:
+        """A sign of life came."""
+        self._alive = self._loop.time()
+
+    def tell(self, progress: Progress) -> None:
+        """The node is so far."""
+        self.progress = progress
+        if self._on_progress is not None and not self.done:
+            try:
+                self._on_progress(progress)
+            except Exception as error:  # noqa: BLE001  it is the caller's
+                self.fail(error)
+
+    def resolve(self, result: Any) -> None:
+        """This is the result."""
+        if not self._answer.done():
+            self._answer.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        """It ends so."""
+        if not self._answer.done():
+            self._answer.set_exception(error)
+
+    def when_over(self, then: Callable[[], None]) -> None:
+        """Have this called once there is a result or an error, or nobody waits any more."""
+
+        def over(_: asyncio.Future[Any]) -> None:
+            self._timer.cancel()
+            then()
+
+        self._answer.add_done_callback(over)
+
+    async def sent(self) -> None:
+        """Until the request is sure to come to the node, or the call is over. Cancelled, the call is cancelled."""
+        sent = self._loop.create_future()
+        self.ticket.when_sent(partial(_mark, sent))
+        try:
+            await asyncio.wait([sent, self._answer], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._answer.cancel()
+            raise
+
+    def _check(self) -> None:
+        quiet = self._loop.time() - self._alive
+        if quiet < self.timeout:
+            self._timer = self._loop.call_later(self.timeout - quiet, self._check)
+        else:
+            self.fail(_timed_out(self))
+
+
+def _mark(sent: asyncio.Future[None]) -> None:
+    if not sent.done():
+        sent.set_result(None)
+
+
+def _timed_out(call: Call) -> GridkitError:
+    return CallTimeout(
+        f"no answer to '{call.method}', nor any sign that it is worked on, for {call.timeout:g} s",
+        "is the node reachable? A longer timeout= waits longer for a sign",
+    )

@@ -1,0 +1,164 @@
+"""`gridkit.RpcClient`, the sync face of the one in `gridkit.client.rpc`, for plain cells and scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from gridkit import cells, threads
+from gridkit.bridge import BRIDGE, sync
+from gridkit.client import rpc as aio_rpc
+from gridkit.client.rpc_callables import CalledBack, Exposed
+from gridkit.client.rpc_calls import Progress
+from gridkit.client.rpc_handlers import Handlers
+from gridkit.client.rpc_mirror import Mirror
+
+__all__ = ["CalledBack", "Exposed", "Mirror", "Progress", "RpcClient"]
+
+R = TypeVar("R")
+
+
+class _Core(aio_rpc.RpcClient):
+    """The client on the I/O thread; a subclass of the face may handle what the node says."""
+
+    face: Callable[[], RpcClient | None]
+
+    def _handlers(self) -> Any:
+        face = self.face()
+        return self if face is None else face
+
+
+def _passed_on(
+    handler: Callable[[Any, dict[str, Any]], Coroutine[Any, Any, R]],
+) -> Callable[[RpcClient, dict[str, Any]], Coroutine[Any, Any, R]]:
+    @functools.wraps(handler)
+    async def handle(self: RpcClient, params: dict[str, Any]) -> R:
+        return await handler(self._core, params)
+
+    return handle
+
+
+class RpcClient(cells.ShortDir):
+    """A client of a node's JSON-RPC endpoint, both ways. A context manager.
+
+    Arguments, attributes and methods are those of `gridkit.client.rpc.RpcClient`. Functions that the node calls run on
+    threads of their own, while the cell waits or not, and may use the client as a cell does. A subclass may override
+    the ``rpc_*`` coroutines; these run on gridkit's own network thread, so they must be quick, and make no plain calls.
+    In a notebook: running the cell again closes the client that it made before.
+
+    Raises:
+        UsageError: `base_url` isn't a node's address.
+
+    Example:
+        >>> client = gk.RpcClient("http://127.0.0.1:5000")                          # doctest: +SKIP
+        >>> client.connect(api_key=token)                                           # doctest: +SKIP
+        >>> client.call("echo", {"n": 1})                                           # doctest: +SKIP
+        {'n': 1}
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        port: int | None = None,
+        default_timeout: float = 30.0,
+        *,
+        patience: float = 600.0,
+    ) -> None:
+        cells.renew()
+        self._core = _Core(
+            base_url,
+            port,
+            default_timeout,
+            patience=patience,
+            start=threads.start,
+            say=lambda line: BRIDGE.post(print, line),
+        )
+        self._core.face = weakref.ref(self)
+        weakref.finalize(self, BRIDGE.leave, self._core.close).atexit = False
+        cells.remember(self)
+
+    def __repr__(self) -> str:
+        return repr(self._core)
+
+    def __enter__(self) -> RpcClient:
+        self.connect()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        """The node's address."""
+        return self._core.url
+
+    @property
+    def default_timeout(self) -> float:
+        """Of calls, in seconds."""
+        return self._core.default_timeout
+
+    @property
+    def connected(self) -> bool:
+        """There is a link now. Without one calls wait for the next, which is on its way."""
+        return self._core.connected
+
+    @property
+    def called(self) -> tuple[CalledBack, ...]:
+        """The node's last calls of functions of this notebook, in order: what came, and what left the notebook."""
+        return self._core.called
+
+    @property
+    def mirror(self) -> Mirror:
+        """Of the session's variables and graph."""
+        return self._core.mirror
+
+    def call(
+        self,
+        method: str,
+        params: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        on_progress: Callable[[Progress], object] | None = None,
+    ) -> Any:
+        """See `gridkit.client.rpc.RpcClient.call`. `on_progress` runs where the call waits."""
+        tell = None if on_progress is None else functools.partial(_tell, on_progress, contextvars.copy_context())
+        return BRIDGE.sync(self._core.call(method, params, timeout, on_progress=tell))
+
+    def expose(self, fn: Callable[..., Any]) -> Exposed:
+        """See `gridkit.client.rpc.RpcClient.expose`. A coroutine function is run to its end on a thread too."""
+        return self._core.expose(_run_to_its_end(fn) if inspect.iscoroutinefunction(fn) else fn)
+
+    connect = sync(aio_rpc.RpcClient.connect)
+    close = sync(aio_rpc.RpcClient.close)
+
+    rpc_heartbeat = _passed_on(Handlers.rpc_heartbeat)
+    rpc_cancel = _passed_on(Handlers.rpc_cancel)
+    rpc_create_variable = _passed_on(Handlers.rpc_create_variable)
+    rpc_update_variable = _passed_on(Handlers.rpc_update_variable)
+    rpc_append_grad = _passed_on(Handlers.rpc_append_grad)
+    rpc_create_node = _passed_on(Handlers.rpc_create_node)
+    rpc_create_edge = _passed_on(Handlers.rpc_create_edge)
+    rpc_free_nodes = _passed_on(Handlers.rpc_free_nodes)
+    rpc_node_fired = _passed_on(Handlers.rpc_node_fired)
+    rpc_update_model = _passed_on(Handlers.rpc_update_model)
+    rpc_run_callable = _passed_on(Handlers.rpc_run_callable)
+    rpc_clear_backward = _passed_on(Handlers.rpc_clear_backward)
+    rpc_clear_step = _passed_on(Handlers.rpc_clear_step)
+    rpc_log = _passed_on(Handlers.rpc_log)
+
+
+def _tell(on_progress: Callable[[Progress], object], context: contextvars.Context, progress: Progress) -> None:
+    BRIDGE.post(on_progress, progress, context=context)
+
+
+def _run_to_its_end(fn: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(fn)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return asyncio.run(fn(*args, **kwargs))
+
+    return run
