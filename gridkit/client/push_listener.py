@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Protocol
 from uuid import UUID
 
 from gridkit.errors import AccessError, ErrorCode, LimitError, UsageError
-from gridkit.wire.notifications import NotificationType, Verifier
+from gridkit.wire.notifications import AGAIN, KNOWN, NotificationType, Verifier
 
 BODY_LIMIT = 64 << 10
 """bytes of a notification; the protocol's own have about 150"""
@@ -47,6 +47,8 @@ class Communication:
 
     Attributes:
         receiver: who gets what these methods get; `gridkit.serve_participant` sets it.
+        knows_again: whether a round that is announced again isn't begun again, which nodes are told. Set by
+            `gridkit.serve_participant`, unless `start_training` or `start_testing` is overridden.
 
     Example:
         >>> class Watched(Communication):
@@ -57,6 +59,7 @@ class Communication:
     """
 
     receiver: ClassVar[Receiver | None] = None
+    knows_again: ClassVar[bool] = False
 
     @classmethod
     def init_training(cls, training_id: UUID, model_id: UUID) -> None:
@@ -156,6 +159,8 @@ class ClientServerHandler(BaseHTTPRequestHandler):
         except Exception:
             self._logger.critical("a notification from %s could not be handled", self.client_address[0], exc_info=True)
             self.send_response(500)
+        if self.communication.knows_again:
+            self.send_header(AGAIN, KNOWN)
         self.end_headers()
 
     def _received(self) -> bytes:

@@ -47,14 +47,14 @@ class Member(Listener):
     """Who takes part.
 
     Attributes:
-        signed: whether it shares a secret with the node: it then knows a notification that comes again.
+        knows_again: whether it says that it knows a notification that comes again.
         patience, again_at: how long, and until when (seconds, monotonic), its answer to a round is waited for before it
             is told again.
     """
 
     slot: int = 0
     worker: str = ""
-    signed: bool = False
+    knows_again: bool = False
     patience: float = math.inf
     again_at: float = math.inf
 
@@ -82,7 +82,7 @@ class Followed:
 
     def owed(self, listener: Listener) -> Notification | None:
         """The round that this participant took, and didn't answer; of which it may be told again."""
-        if not isinstance(listener, Member) or not listener.signed:
+        if not isinstance(listener, Member) or not listener.knows_again:
             return None
         return owed(self.process.state, listener)
 

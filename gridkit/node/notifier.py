@@ -9,8 +9,8 @@ training. Who can't be reached, or whose gateway can't reach it, is tried again 
 failures in a row. The end is told once: acknowledged, refused, or given up.
 
 A participant may hear a notification twice: where the node was killed between an answer and its record, where an answer
-was lost, and, if it is one of ours, where it took a round and nothing came of it for a while. So one that was killed
-and started again trains all the same, and of one that can't train the others know before the round's time is up.
+was lost, and, if it said that it knows one that comes again, where it took a round and nothing came of it for a while.
+So one that was killed and started again trains all the same, and one that can't train is known before the time is up.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from gridkit.node.processes import Process, append_rows
 from gridkit.node.rounds import Rounds
 from gridkit.node.settings import Limits
 from gridkit.node.store import tables as db
-from gridkit.wire.notifications import NotificationType, signed
+from gridkit.wire.notifications import AGAIN, KNOWN, NotificationType, signed
 
 T = TypeVar("T")
 
@@ -130,11 +130,8 @@ class Notifier:
         row, rows, there = await self._kept(lambda: self._rounds.db.read(read))
         members = []
         for one in rows:
-            to = there.get(one.account)
-            member = Member(one.account, one.label, one.told, to is None, slot=one.slot, worker=one.worker)
-            member.signed = to is not None and to.secret is not None
-            member.waits(self._limits.push_again)
-            members.append(member)
+            removed = one.account not in there
+            members.append(Member(one.account, one.label, one.told, removed, slot=one.slot, worker=one.worker))
         owner = Listener(row.owner, row.owner, FINISHED if row.told else NOTHING, removed=False)
         process = await self._kept(lambda: self._rounds.process(row.id.replace("-", "")))
         return Followed(row.id, row.model, process, owner, members)
@@ -235,6 +232,8 @@ class Notifier:
             answer = reply.status
             if not 200 <= answer < 300:
                 message = f"answered {answer}"
+            elif isinstance(listener, Member):
+                listener.knows_again = reply.headers.get(AGAIN) == KNOWN
         except GridkitError as error:
             message = error.message
         return {

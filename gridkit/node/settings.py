@@ -63,8 +63,8 @@ class Limits:
     push_attempts: int = 4
     """so many attempts, a pause of half a second after the first, twice as long after each other one"""
     push_again: float = 60.0
-    """after so many seconds a participant that shares a secret with the node, and so knows a notification that comes
-    again, is told again of a round that it took and hasn't answered; then after twice as many, and so on"""
+    """after so many seconds a participant that knows a notification when it comes again (ours do) is told again of a
+    round that it took and hasn't answered; then after twice as many, and so on"""
     speed_test: int = 16 * MIB
     """what a worker downloads to measure its connection"""
     run_seconds: float = 30.0
@@ -77,6 +77,18 @@ class Limits:
     """the inputs of all computations that wait"""
     run_waiting: int = 512
     """number of computations that wait"""
+    rpc_idle: float = 600.0
+    """for which a JSON-RPC session stays without a link (seconds), or a plain client may take for one answer"""
+    rpc_silence: float = 30.0
+    """seconds without a heartbeat, after which a client of `gridkit.v1` isn't waited for"""
+    rpc_sessions: int = 100
+    """number of JSON-RPC sessions of one principal"""
+    rpc_requests: int = 1000
+    """number of requests of one session that are being worked on"""
+    rpc_text: int = 8 * MIB
+    """one message of the plain profile"""
+    rpc_bytes: int = 512 * MIB
+    """all messages that wait in the sessions of one principal, either way"""
 
     @classmethod
     def read(cls, texts: Sequence[str]) -> Limits:

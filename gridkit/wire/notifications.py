@@ -10,6 +10,9 @@ headers, for participants that share a secret with the node (one secret a partic
 
 A notification is refused that is unsigned, wrongly signed, more than `WINDOW` seconds old or early, or whose nonce came
 before. A repeated attempt has a nonce of its own; that it is the same notification is told by what is in it.
+
+A participant says with a header of its answers that it knows a notification when it comes again, as ours do. It may
+then be told again of a round that it took and hasn't answered; another would train a second time.
 """
 
 from __future__ import annotations
@@ -28,6 +31,9 @@ from gridkit.errors import AccessError, ErrorCode, UsageError
 TIMESTAMP: Final = "X-Gridkit-Timestamp"
 NONCE: Final = "X-Gridkit-Nonce"
 SIGNATURE: Final = "X-Gridkit-Signature"
+AGAIN: Final = "X-Gridkit-Again"
+"""in answers, with the value `KNOWN`"""
+KNOWN: Final = "known"
 WINDOW = 300.0
 """seconds by which the clocks of node and participant may differ, the way included"""
 MAX_NONCES = 100_000

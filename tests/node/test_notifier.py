@@ -31,7 +31,7 @@ from gridkit.node.rights import OWNER
 from gridkit.node.settings import Limits, NodeSettings
 from gridkit.node.store import tables as db
 from gridkit.wire.notifications import Verifier
-from tests.endpoints import Arrival, Endpoint, Hanging, agreeable, endpoints, nobody
+from tests.endpoints import ANSWERS, Arrival, Endpoint, Hanging, agreeable, endpoints, nobody
 
 LIMITS = Limits(push_attempts=3)
 IMPATIENT = Limits(push_attempts=3, push_seconds=1.0)
@@ -681,16 +681,21 @@ def test_trouble_with_the_disk_doesnt_tell_anything_twice(
     play(story, complaints=2)
 
 
-AGAIN = Limits(push_attempts=3, push_again=0.2)
+IMPORTUNATE = Limits(push_attempts=3, push_again=0.2)
+
+
+def ours(arrival: Arrival, _connection: socket.socket) -> bytes:
+    """The answer of one that knows a notification when it comes again."""
+    return b"HTTP/1.0 %d Whatever\r\nX-Gridkit-Again: known\r\n\r\n" % ANSWERS[arrival.kind]
 
 
 def test_who_took_a_round_and_is_silent_is_told_again_until_it_answers(
     play: Play, north: Endpoint, south: Endpoint
 ) -> None:
-    """It was killed and started again, say. Who can't tell a notification that comes again isn't sent one."""
+    """It was killed and started again, say. Who doesn't say that it knows a notification again isn't sent one."""
 
     async def story(scene: Scene) -> None:
-        await scene.register("south", south.url, signed=False)
+        north.behaves = ours
         training = await scene.training({"north": north.url, "south": south.url}, tolerate=1)
         await scene.hears(north, "UPDATE_ROUND_START 0", 3)
         await scene.reports(training, 0)
@@ -700,43 +705,32 @@ def test_who_took_a_round_and_is_silent_is_told_again_until_it_answers(
         assert south.kinds() == ["TRAINING_START", "UPDATE_ROUND_START 0"]
         assert [what for what, *_ in await scene.said(training, "north")] == ["TRAINING_START", "UPDATE_ROUND_START"]
 
-    play(story, AGAIN)
-
-
-def test_it_is_told_again_by_a_node_that_was_away_too(play: Play, north: Endpoint) -> None:
-    async def story(scene: Scene) -> None:
-        training = await scene.training({"north": north.url})
-        await scene.is_told(training, {"north": 1})
-        await scene.restart()
-        await scene.hears(north, "UPDATE_ROUND_START 0", 2)
-
-    play(story, AGAIN)
+    play(story, IMPORTUNATE)
 
 
 def test_who_says_no_when_it_is_told_again_leaves(play: Play, north: Endpoint, south: Endpoint) -> None:
     """As gk.serve_participant does whose training failed."""
 
     async def story(scene: Scene) -> None:
-        answers = iter([200, 202, 202, 500])
-        north.behaves = lambda *_: next(answers)
+        north.behaves = lambda arrival, connection: 500 if len(north.heard) == 4 else ours(arrival, connection)
         training = await scene.training({"north": north.url, "south": south.url}, tolerate=1)
         await scene.is_told(training, {"north": FINISHED, "south": 1})
         assert (await scene.state(training)).left[0].reason == "answered 500 to UPDATE_ROUND_START 0"
         assert [row["gone"] for row in await scene.rows(training, worker="north")] == [False, False, True]
 
-    play(story, AGAIN)
+    play(story, IMPORTUNATE)
 
 
-def test_who_is_away_when_it_is_told_again_leaves(play: Play, north: Endpoint, south: Endpoint) -> None:
+def test_who_is_away_when_it_is_told_again_leaves(play: Play, south: Endpoint) -> None:
     async def story(scene: Scene) -> None:
-        with Endpoint() as gone:
+        with Endpoint(ours) as gone:
             training = await scene.training({"gone": gone.url, "south": south.url}, tolerate=1)
             await scene.is_told(training, {"gone": 1, "south": 1})
         await scene.is_told(training, {"gone": FINISHED, "south": 1})
         reason = (await scene.state(training)).left[0].reason
         assert reason.startswith("not reached in 3 attempts: ") and reason.endswith("no connection")
 
-    play(story, AGAIN)
+    play(story, IMPORTUNATE)
 
 
 def test_who_isnt_in_the_round_is_left_alone_and_hears_of_the_end(play: Play) -> None:
