@@ -43,9 +43,11 @@ from gridkit.node.routes import accounts as account_routes
 from gridkit.node.routes import datasets as dataset_routes
 from gridkit.node.routes import events, http, join, model_centric, nodes, push, push_trainings, push_users, speed_test
 from gridkit.node.routes import models as model_routes
+from gridkit.node.routes import rpc as rpc_routes
 from gridkit.node.routes import socket as socket_routes
 from gridkit.node.routes import uploads as upload_routes
 from gridkit.node.routes.connection import Seats, Strangers
+from gridkit.node.rpc.sessions import Sessions
 from gridkit.node.runner import Runner
 from gridkit.node.service import Service
 from gridkit.node.settings import NodeSettings, kept_identity, kept_secret
@@ -92,6 +94,8 @@ def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Servic
     uploads = Uploads(blobs, settings.limits)
     trainings = Trainings(rounds, access, Door(access, rounds, outbound), participants, notifier.follow)
     push_models = PushModels(rounds, access, participants, quota)
+    rpc = Sessions(watch, settings.limits)
+    accounts.on_removal.append(rpc.removed)
     service = Service(
         access,
         watch,
@@ -106,6 +110,7 @@ def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Servic
         push_models,
         PushTrainings(trainings, push_models, access, quota),
         PushUpdates(trainings, access, participants),
+        rpc,
     )
     app = Starlette(
         routes=[
@@ -122,6 +127,7 @@ def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Servic
             *upload_routes.ROUTES,
             *events.ROUTES,
             *socket_routes.ROUTES,
+            *rpc_routes.ROUTES,
         ],
         exception_handlers=http.HANDLERS,
     )
@@ -212,6 +218,7 @@ async def _serve(settings: NodeSettings, with_parent: bool) -> None:
         await server.serve(sockets=[listening])
         await announcement
     finally:
+        await service.rpc.close()
         await service.notifier.close()
         await service.trainings.rounds.close()
         service.accounts.close()

@@ -11,6 +11,10 @@ the first message while it is still starting its listener (afnio's does) needs t
 
 *A limit that rises.* A socket takes small messages until it has authenticated, and large ones from then on. The ASGI
 scope's extension ``gridkit.limit`` is the call that raises it.
+
+*Patience.* A client that runs a function of its own where it reads (afnio's does) answers no pings meanwhile. The
+extension ``gridkit.patience`` takes a function that says whether to wait on. ``gridkit.cut`` ends a connection without
+the WebSocket's goodbye.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from typing import Any, cast
 
 from uvicorn.config import Config
@@ -112,6 +117,10 @@ class _JoinedWrites:
         self._flush()
         self._transport.close()
 
+    def abort(self) -> None:
+        self._flush()
+        self._transport.abort()
+
     def _flush(self) -> None:
         if self._pieces:
             data, self._pieces, self._size = b"".join(self._pieces), [], 0
@@ -122,6 +131,8 @@ class _JoinedWrites:
 class GridkitWebSocket(WebSocketsSansIOProtocol):
     """`ws=` of the node's uvicorn configuration."""
 
+    _wait_on: Callable[[], bool] = staticmethod(lambda: False)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         joined = _JoinedWrites(cast(asyncio.Transport, transport), self.loop)
         super().connection_made(cast(asyncio.Transport, joined))
@@ -131,17 +142,25 @@ class GridkitWebSocket(WebSocketsSansIOProtocol):
         if self.handshake_initiated and hasattr(self, "scope"):
             extensions = cast(dict[str, Any], self.scope["extensions"])
             extensions["gridkit.limit"] = self._raise_limit
+            extensions["gridkit.patience"] = self._be_patient
+            extensions["gridkit.cut"] = self.transport.abort
 
     def handle_parser_exception(self) -> None:
         super().handle_parser_exception()
         self.disconnected = True  # an answer that is on its way finds nobody; uvicorn calls it a mistake of the app
 
     def keepalive_timeout(self) -> None:
+        if self._wait_on() and self.ping_timeout is not None:
+            self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
+            return
         super().keepalive_timeout()
         self.disconnected = True
 
     def _raise_limit(self, size: int) -> None:
         self.conn.max_message_size = size
+
+    def _be_patient(self, wait_on: Callable[[], bool]) -> None:
+        self._wait_on = wait_on
 
 
 def brief(record: logging.LogRecord) -> bool:

@@ -127,6 +127,7 @@ RULES: dict[str, Rule] = {
     "upload": Rule(_MEMBERS, "host", open=True),  # each its own ones only: to others they don't exist
     "replace-model": Rule(_MEMBERS, "host", open=True, own=True),  # a new version under an id that exists
     "delete-model": Rule(_MEMBERS, "host", open=True, own=True, changes=True),
+    "rpc": Rule(_MEMBERS, "run", open=True),  # a session's own things only: to others they don't exist
     # datasets: beside this, each one's policy says who may what
     "list-datasets": Rule(_EVERYBODY, "browse"),
     "fetch-dataset": Rule(_EVERYBODY, "browse", changes=True),  # it changes who knows: that is logged too
@@ -322,6 +323,14 @@ def _credential(header: str) -> tuple[str, str]:
         except (binascii.Error, UnicodeDecodeError):
             raise _unauthenticated("the Basic credentials can't be read") from None
     raise _unauthenticated("the Authorization header must be Bearer, Api-Key, Token or Basic")
+
+
+def basic_name(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The name in the Basic credentials; "" if there is none."""
+    for header, value in headers:
+        if header == b"authorization" and value[:6].lower() == b"basic ":
+            return _credential(value.decode("latin-1"))[0]
+    return ""
 
 
 def wrong_token() -> AccessError:

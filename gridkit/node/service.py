@@ -14,6 +14,7 @@ from gridkit.node.push_models import PushModels
 from gridkit.node.push_trainings import PushTrainings
 from gridkit.node.push_updates import PushUpdates
 from gridkit.node.rights import Access
+from gridkit.node.rpc.sessions import Sessions
 from gridkit.node.trainings import Trainings
 from gridkit.node.uploads import Uploads
 from gridkit.node.watch import Watch
@@ -36,3 +37,4 @@ class Service:
     push_models: PushModels
     push_trainings: PushTrainings
     push_updates: PushUpdates
+    rpc: Sessions

@@ -75,6 +75,7 @@ RIGHTS: dict[str, tuple[set[str], str | None, set[str]]] = {
     "delete-model": (MEMBERS, "host", {SCIENTIST}),
     "list-datasets": (ALL, "browse", set()),
     "fetch-dataset": (ALL, "browse", set()),
+    "rpc": (MEMBERS, "run", set()),
     "run-plan": (MEMBERS, "run", set()),
     "publish-dataset": (MEMBERS, "host", set()),
     "delete-dataset": (MEMBERS, "host", {SCIENTIST}),
@@ -176,6 +177,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     node.terminate()
 
 
+RPC = ("/ws/v0/rpc", "/ws/v0/rpc/")
+"""the WebSocket of sessions: who may have one is asked at its door"""
+
+
 def all_routes(folder: Path) -> list[tuple[str, str, str]]:
     """(method, path, operation) of each."""
     settings = NodeSettings(data=folder)
@@ -184,7 +189,7 @@ def all_routes(folder: Path) -> list[tuple[str, str, str]]:
     listed = []
     for route in app.routes:
         if isinstance(route, WebSocketRoute):
-            assert route.path == "/"  # its messages are walked below
+            assert route.path in ("/", *RPC)  # both are walked below
             continue
         assert isinstance(route, Route) and route.name in RULES, f"{route} names no operation"
         listed += [(method, route.path, route.name) for method in sorted((route.methods or set()) - {"HEAD"})]
@@ -255,9 +260,26 @@ def test_w12_every_message_for_every_credential(world: World) -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize("subprotocol", [None, "gridkit.v1"])
+def test_w12_the_door_of_sessions_for_every_credential(world: World, subprotocol: Any) -> None:
+    async def status(who: Who, path: str) -> int:
+        headers = {"authorization": f"Bearer {who.token}"} if who.token else {}
+        address = world.node.url.replace("http", "ws") + path
+        wish = [subprotocol] if subprotocol else None
+        try:
+            async with websockets.connect(address, additional_headers=headers, subprotocols=wish) as socket:
+                assert socket.response is not None and socket.subprotocol == subprotocol
+                return socket.response.status_code
+        except websockets.InvalidStatus as refused:
+            return refused.response.status_code
+
+    seen = {(name, path): asyncio.run(status(who, path)) for name, who in world.who.items() for path in RPC}
+    assert seen == {(name, path): 101 if world.who[name].may("rpc") else 403 for name, path in seen}
+
+
 OPEN = {"enrol", "retrieve-model", "host-training", "list-peers", "connect-node", "list-models", "download-model"}
 OPEN |= {"run-inference", "host-model", "upload", "replace-model", "delete-model", "run-plan", "publish-dataset"}
-OPEN |= {"delete-dataset", "add-participant"}
+OPEN |= {"delete-dataset", "add-participant", "rpc"}
 """what --open opens: the old protocols, and nothing of accounts, tokens and other people's trainings"""
 
 

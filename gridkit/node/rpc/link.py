@@ -1,0 +1,123 @@
+"""One WebSocket of a session: a reader, which is whoever called `Link.read`, and a writer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+END_SECONDS = 2.0
+"""for which a link that is ended waits for its client to take that"""
+BREATH = 64
+"""messages after which others have their turn"""
+
+Data = str | bytes
+
+
+class Outgoing(Protocol):
+    """What a link writes."""
+
+    def next(self) -> Data | None:
+        """The next frame; None: nothing waits."""
+
+    def sent(self) -> None:
+        """That frame is with the operating system, or about to be."""
+
+
+class Link:
+    """One WebSocket, accepted.
+
+    Args:
+        number: larger than those of the session's older links.
+
+    Attributes:
+        wake: set when there may be something to write.
+    """
+
+    def __init__(self, socket: WebSocket, number: int) -> None:
+        self.socket, self.number = socket, number
+        self.wake = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._last: Callable[[], object] | None = None
+
+    async def read(self, take: Callable[[Data], bool], calm: Callable[[], Awaitable[None]]) -> int:
+        """Hand over all that comes, until the link ends.
+
+        Args:
+            take: gets each message; whether the next one may come at once.
+            calm: else awaited before that one is read.
+
+        Returns:
+            The WebSocket's close code.
+        """
+        count = 0
+        try:
+            while (message := await self.socket.receive())["type"] != "websocket.disconnect":
+                text = message.get("text")
+                if not take(message["bytes"] if text is None else text):
+                    await calm()
+                count += 1
+                if count % BREATH == 0:
+                    await asyncio.sleep(0)
+        finally:
+            if self._writer is not None:
+                self._writer.cancel()
+            if self._ending is not None:
+                await self._ending
+        return int(message.get("code") or 1005)
+
+    def write(self, outgoing: Outgoing, drained: Callable[[], None]) -> None:
+        """Start to write what waits.
+
+        Args:
+            drained: called when nothing waits any more.
+        """
+        self._writer = asyncio.create_task(self._write(outgoing, drained))
+
+    async def _write(self, outgoing: Outgoing, drained: Callable[[], None]) -> None:
+        try:
+            while True:
+                self.wake.clear()
+                while (frame := outgoing.next()) is not None:
+                    if isinstance(frame, str):
+                        await self.socket.send({"type": "websocket.send", "text": frame})
+                    else:
+                        await self.socket.send({"type": "websocket.send", "bytes": frame})
+                    outgoing.sent()
+                if self._last is not None:
+                    self._last()
+                    return
+                drained()
+                await self.wake.wait()
+        except WebSocketDisconnect:
+            pass  # the reader is told why
+
+    def finish(self, code: int | None) -> None:
+        """End it once all that waits is written.
+
+        Args:
+            code: the WebSocket's; None: the connection is cut without one.
+        """
+        self._last = self.cut if code is None else lambda: self.end(code, "as asked")
+        self.wake.set()
+
+    def end(self, code: int, reason: str) -> None:
+        """Close it, whatever waits."""
+        if self._writer is not None:
+            self._writer.cancel()  # not a step later: what it took now would be lost to the next link
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end(code, reason))
+
+    async def _end(self, code: int, reason: str) -> None:
+        try:
+            async with asyncio.timeout(END_SECONDS):  # nobody may be there
+                await self.socket.close(code, reason)
+        except (TimeoutError, WebSocketDisconnect):
+            self.cut()
+
+    def cut(self) -> None:
+        """End the connection without a word."""
+        self.socket.scope["extensions"]["gridkit.cut"]()

@@ -1,0 +1,105 @@
+"""The profile `gridkit.v1`: messages through a channel that outlives its links (see `gridkit.wire.rpc.channel`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Hashable, Iterator, Sequence
+
+from gridkit.errors import WireError
+from gridkit.node.rpc.line import Incoming
+from gridkit.node.rpc.link import Data, Link
+from gridkit.wire.rpc.channel import Channel
+from gridkit.wire.rpc.frames import frame_size
+from gridkit.wire.rpc.messages import Profile
+from gridkit.wire.rpc.values import Body
+
+
+class V1Line:
+    """A channel, what has no room in it yet, and the time of its acks: see `line.Line`."""
+
+    profile = Profile.V1
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[tuple[bytes, tuple[Body, ...]]] = deque()
+        self._sizes: deque[int] = deque()  # of what the channel keeps
+        self._held = 0
+        self._link: Link | None = None
+        self._ack: asyncio.TimerHandle | None = None
+
+    @property
+    def full(self) -> bool:
+        self._fill()
+        return bool(self._waiting)
+
+    @property
+    def held(self) -> int:
+        self._fill()
+        return self._held
+
+    def put(self, text: str, bodies: Sequence[Body]) -> None:
+        data, bodies = text.encode(), tuple(bodies)
+        room = self.channel.room(data, bodies)  # raises if there never is
+        self._held += frame_size(data, bodies)
+        if self._waiting or not room:
+            self._waiting.append((data, bodies))
+        else:
+            self._send(data, bodies)
+
+    def _send(self, data: bytes, bodies: tuple[Body, ...]) -> None:
+        self.channel.send(data, bodies)
+        self._sizes.append(frame_size(data, bodies))
+
+    def _fill(self) -> None:
+        while len(self._sizes) > self.channel.unacked:
+            self._held -= self._sizes.popleft()
+        while self._waiting and self.channel.room(*self._waiting[0]):
+            self._send(*self._waiting.popleft())
+
+    def pass_by(self, key: Hashable, text: str) -> None:
+        self.channel.pass_by(key, text.encode())
+
+    def next(self) -> bytes | None:
+        self._fill()
+        return self.channel.outgoing(self._loop.time())
+
+    def sent(self) -> None:
+        """The channel keeps it until it is acknowledged."""
+
+    def receive(self, data: Data, link: int) -> Iterator[Incoming]:
+        if isinstance(data, str):
+            raise WireError("a text came after the handshake; frames are binary")
+        before = self.channel.unacked
+        try:
+            for frame in self.channel.receive(data, link):
+                yield Incoming(frame.text, frame.bodies, frame.seq, frame.size, passing=frame.seq == 0)
+        finally:
+            if self._link is not None and self._waiting and self.channel.unacked < before:
+                self._link.wake.set()  # there may be room for what waits
+
+    def applied(self, incoming: Incoming) -> None:
+        if incoming.seq:
+            self.channel.applied(incoming.seq, self._loop.time())
+            self._plan_ack()
+
+    def _plan_ack(self) -> None:
+        due = self.channel.due
+        if due is None or self._link is None:
+            return
+        if due <= self._loop.time():
+            self._link.wake.set()
+        elif self._ack is None:
+            self._ack = self._loop.call_at(due, self._ack_now)
+
+    def _ack_now(self) -> None:
+        self._ack = None
+        self._plan_ack()
+
+    def linked(self, link: Link) -> None:
+        self._link = link
+
+    def dropped(self, link: int) -> None:
+        self.channel.dropped(link)
+        self._link = None
