@@ -293,7 +293,7 @@ class Channel:
         self._passing.clear()
         self._release(their.applied)
         self._next = their.taken + 1
-        self._tell()  # this end said how far it is, and may have got on since: an ack is due
+        self._tell()  # this end said how far it was, and may have got on since: an ack is due
         self._since = -math.inf if self._applied else None
 
     def dropped(self, link: int) -> None:

@@ -125,6 +125,17 @@ def test_room_is_counted_in_bytes_too() -> None:
     assert not channel.room(b"m")
 
 
+def test_what_was_said_when_a_link_began_makes_room_as_an_ack_does() -> None:
+    channel = up()
+    for seq in range(1, 9):
+        take(channel, message(seq))
+    channel.applied(8, 0.0)
+    channel.dropped(1)
+    channel.resumed(2, Position())  # the other end was told of channel.position
+    for seq in range(9, 17):
+        assert take(channel, message(seq), 2) == [b"text"]
+
+
 @pytest.mark.parametrize("method", ["room", "send", "pass_by"])
 def test_what_never_fits_is_told_from_what_does_not_yet(method: str) -> None:
     channel = up()
