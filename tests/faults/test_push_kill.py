@@ -256,7 +256,7 @@ def test_a_participant_dies_in_the_middle_of_its_upload(impatient: PushWorld) ->
             connection.sendall(head.encode() + body + bytes(1000))
 
     dies.works = half
-    training = impatient.training([first, second, dies], rounds=2)
+    training = impatient.training([first, second, dies], rounds=2, round_timeout=3)
     training.ends("C")
     assert [row["worker"] for row in training.rows("left")] == [dies.name]
     training.is_shifted([first, second], [first, second])
