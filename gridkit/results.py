@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gridkit.errors import RunError, WorkersFailed
+from gridkit.errors import ErrorCode, RunError, WorkersFailed
 from gridkit.federated.history import History, Row
 from gridkit.wire.tensors import Array
 
@@ -206,6 +206,10 @@ def failure(history: History, title: str, *, debuggable: Collection[int] = ()) -
     at_hand = [row["worker"] for row in failed if row["slot"] in debuggable]
     if at_hand:
         hint = f"run.debug({at_hand[0]!r}) runs that client's round again here; tolerate=k lets k fail"
+    elif any(row["verdict"] == ErrorCode.WORKER_LEFT for row in failed):
+        hint = "run.notifications has what its service answered; tolerate=k lets k fail"
+    elif history.cohort_size > 1:
+        hint = "tolerate=k lets k fail"
     return WorkersFailed(
         f"{len(failed)}{of} {workers} failed in round {history.cycle} of {title}: {'; '.join(parts)}",
         hint,

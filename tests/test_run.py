@@ -259,7 +259,7 @@ def test_tracebacks_that_differ_are_groups_of_their_own() -> None:
     with pytest.raises(WorkersFailed) as raised:
         run.wait()
     assert len(raised.value.groups) == 3
-    assert raised.value.hint is None  # the data isn't here: nothing to debug
+    assert raised.value.hint == "tolerate=k lets k fail"  # the data isn't here: nothing to debug
 
 
 def test_a_failure_without_failed_workers_gives_the_reason() -> None:
@@ -463,7 +463,7 @@ def test_debug_of_nobody_where_all_are_participants_names_one_of_them() -> None:
 
 
 def test_only_clients_whose_data_is_here_are_offered_to_debug() -> None:
-    for bad, offered in (((0,), None), ((0, 1), "run.debug('client 1')")):
+    for bad, offered in (((0,), "tolerate=k lets k fail"), ((0, 1), "run.debug('client 1')")):
         source = Source()
         run = made(source, clients=["north", (1, 2)])
         source.open(2)
@@ -472,7 +472,7 @@ def test_only_clients_whose_data_is_here_are_offered_to_debug() -> None:
         source.finish("failed")
         with pytest.raises(WorkersFailed, match="north") as raised:
             run.wait()
-        assert (raised.value.hint or "").partition(" runs")[0] == (offered or "")
+        assert (raised.value.hint or "").partition(" runs")[0] == offered
 
 
 # ---- plot

@@ -257,8 +257,9 @@ def test_who_left_is_shown_with_the_reason_and_named_by_the_error() -> None:
     assert (south.state, south.verdict) == ("left", "WORKER_LEFT") and "answered 500" in south.message
     assert run.reports[["worker", "verdict"]].to_numpy().tolist() == [["south", "WORKER_LEFT"]]
     source.finish("failed")
-    with pytest.raises(WorkersFailed, match="south: WORKER_LEFT: answered 500 to UPDATE_ROUND_START 0"):
+    with pytest.raises(WorkersFailed, match="south: WORKER_LEFT: answered 500 to UPDATE_ROUND_START 0") as raised:
         run.wait()
+    assert raised.value.hint == "run.notifications has what its service answered; tolerate=k lets k fail"
 
 
 def test_line_and_card_give_the_newest_of_the_tests_and_no_plain_means() -> None:
