@@ -134,6 +134,8 @@ def step(name):
     (folder / name).touch()
     while (folder / f"hold {name}").exists():
         time.sleep(0.01)
+    if (folder / f"fail {name}").exists():
+        raise RuntimeError("out of memory")
 
 def train(state, task):
     step(f"train {task.round}")
@@ -228,6 +230,18 @@ def test_a_participant_dies_for_good_while_it_trains(impatient: PushWorld, tmp_p
     (left,) = training.rows("left")
     assert left["worker"] == service.name and left["reason"].startswith("not reached in 2 attempts: ")
     training.is_shifted([*others, service], others, others)
+
+
+def test_a_training_that_fails_after_the_202_is_known_before_the_rounds_end(
+    impatient: PushWorld, tmp_path: Path
+) -> None:
+    others = impatient.hospitals(2)
+    service = Service(impatient, tmp_path)
+    (tmp_path / "fail train 1").touch()
+    training = impatient.training([*others, service], rounds=2)
+    training.ends("C")
+    assert [row["reason"] for row in training.rows("left")] == ["answered 500 to UPDATE_ROUND_START 1"]
+    training.is_shifted([*others, service], others)
 
 
 def test_participants_die_for_good_and_too_few_are_left(impatient: PushWorld, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import secrets
 import socket
 import sqlite3
+import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import closing, suppress
@@ -24,7 +25,7 @@ from gridkit.node import due
 from gridkit.node.app import build
 from gridkit.node.due import FINISHED, NOTHING
 from gridkit.node.notifier import Notifier
-from gridkit.node.outbound import Outbound
+from gridkit.node.outbound import Outbound, Resolve
 from gridkit.node.participants import Wish
 from gridkit.node.processes import append_rows, bare, load, read_rows
 from gridkit.node.rights import OWNER
@@ -40,10 +41,10 @@ IMPATIENT = Limits(push_attempts=3, push_seconds=1.0)
 class Scene:
     """A node's parts without its server; ``waits` polls, as tests have no news."""
 
-    def __init__(self, data: Path, limits: Limits) -> None:
+    def __init__(self, data: Path, limits: Limits, resolve: Resolve | None) -> None:
         data.mkdir()
-        settings = NodeSettings(data=data, open=True, limits=limits)
-        self.outbound = Outbound(settings)
+        settings = NodeSettings(data=data, open=True, allow_targets=("silent.test",), limits=limits)
+        self.outbound = Outbound(settings, resolve=resolve)
         self.data = data
         self.limits = limits
         _, self.service = build(settings, self.outbound)
@@ -190,9 +191,9 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scene
     """Runs a story on a scene, with short pauses; nothing went wrong behind it."""
     monkeypatch.setattr(due, "PAUSE", 0.05)
 
-    def run(story: Story, limits: Limits = LIMITS, complaints: int = 0) -> Scene:
+    def run(story: Story, limits: Limits = LIMITS, complaints: int = 0, resolve: Resolve | None = None) -> Scene:
         async def main() -> Scene:
-            async with Scene(tmp_path / "data", limits) as scene:
+            async with Scene(tmp_path / "data", limits, resolve) as scene:
                 await story(scene)
             return scene
 
@@ -367,20 +368,31 @@ def test_who_isnt_reached_is_tried_again_and_leaves_after_so_many_failures(
 
 def test_where_nobody_listens_and_where_nobody_answers(play: Play, north: Endpoint) -> None:
     async def story(scene: Scene) -> None:
-        with Hanging() as hanging:
-            members = {"refused": nobody(), "hangs": hanging.url, "north": north.url}
-            training = await scene.training(members, tolerate=2)
-            await scene.is_told(training, {"refused": FINISHED, "hangs": FINISHED, "north": 1})
+        with Hanging() as hanging, Endpoint(drips) as slow:
+            members = {"refused": nobody(), "hangs": hanging.url, "drips": slow.url}
+            members |= {"unknown": "http://silent.test:9/", "north": north.url}
+            training = await scene.training(members, tolerate=4)
+            await scene.is_told(training, {**dict.fromkeys(members, FINISHED), "north": 1})
         state = await scene.state(training)
-        assert set(state.left) == {0, 1} and state.phase is cycle.Phase.OPEN
+        assert set(state.left) == {0, 1, 2, 3} and state.phase is cycle.Phase.OPEN
         assert state.left[0].reason.endswith("no connection")
-        assert state.left[1].reason.endswith("no whole answer within 1 s")
+        assert all(state.left[slot].reason.endswith("no whole answer within 1 s") for slot in (1, 2, 3))
         rows = await scene.rows(training)
         told = [row["seq"] for row in rows if row["worker"] == "north" and row["answer"]]
-        failed = [row["seq"] for row in rows if row["worker"] == "hangs"]
+        failed = [row["seq"] for row in rows if row["worker"] in ("hangs", "drips", "unknown")]
         assert len(told) == 2 and max(told) < min(failed)  # nobody waited for the first time-out
 
-    play(story, IMPATIENT)
+    def drips(_arrival: Arrival, connection: socket.socket) -> None:
+        with suppress(OSError):  # the node goes away
+            for byte in b"HTTP/1.1 200 OK":
+                connection.sendall(bytes([byte]))
+                time.sleep(0.2)
+
+    async def resolve(name: str) -> list[str]:
+        await asyncio.sleep(60)  # its name server is silent
+        return [name]
+
+    play(story, IMPATIENT, resolve=resolve)
 
 
 def test_a_name_that_isnt_found_and_an_address_that_may_not_be_called_any_more(play: Play, north: Endpoint) -> None:
