@@ -435,3 +435,22 @@ def test_dtypes_and_shapes_go_together_as_in_torch(name: str, pair: list[torch.T
     if results[0].requires_grad:
         both.backward(results)
         both.check_grads([leaf for leaf in pair if leaf.requires_grad])
+
+
+def test_all_names_of_a_tensor_are_told_of_what_was_set() -> None:
+    remote = session()
+    remote.create("x", np.ones(2, np.float32), True)
+    remote.create("g", np.ones(2, np.float32))
+    remote.call("torch.Tensor.contiguous", [ref("x")], {}, ["same"])
+    told = remote.update("same", "grad", ref("g"))
+    assert [(v.id, v.has_grad) for v in (*told.variables, *told.changed)] == [("same", True), ("x", True)]
+
+
+def test_many_results_at_once() -> None:
+    remote = session()
+    remote.create("x", np.zeros((20_000, 1), np.float32), True)
+    names = [f"r{place}" for place in range(20_000)]
+    told = remote.call("torch.unbind", [ref("x")], {}, names)
+    assert len(told.variables) == 20_000 and len({v.grad_fn for v in told.variables}) == 1
+    remote.delete(names)
+    assert len(remote) == 1

@@ -108,9 +108,14 @@ class TensorSession:
             else:
                 hint = "data, requires_grad (true or false), retains_grad (true) and grad can be set"
                 raise PlanError(f"{field!r} of tensor {id!r} can't be set to that", hint, code=ErrorCode.NOT_ALLOWED)
-        for name in self._variables.names(tensor):
+        return self._counted(id)
+
+    def _counted(self, id: str) -> Told:
+        """What is told of a variable, and of its other names, when its gradient may have changed."""
+        names = self._variables.names(self._variables.find(id))
+        for name in names:
             self._variables.count_in(name)
-        return self._variables.told([id])
+        return self._variables.told([id], names)
 
     def _overwrite(self, tensor: torch.Tensor, array: Array) -> None:
         if array.shape != tuple(tensor.shape) or array.dtype.name != dtype_name(tensor.dtype):
@@ -139,9 +144,7 @@ class TensorSession:
             if not (tensor.requires_grad and grad_fn_of(tensor) is None) and not tensor.retains_grad:
                 raise bad_form(f"tensor {id!r} is no leaf that requires a gradient, and doesn't retain it")
             tensor.grad = added.detach().clone() if tensor.grad is None else tensor.grad + added
-        for name in self._variables.names(tensor):
-            self._variables.count_in(name)
-        return self._variables.told([id])
+        return self._counted(id)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Forget variables and optimizers. Those that aren't there are no error: they are gone, as asked.
@@ -193,19 +196,20 @@ class TensorSession:
             sizes = self._sizer.sizes(function, run, positional, named)
         if sizes.results is not None:
             self._check_results(function, out_ids, sizes.results, given)
-        self._variables.check_new([id for id in out_ids if not self._variables.has(id)])
+        self._variables.check_new([name for name in out_ids if not self._variables.has(name)])
         graph = grad_enabled and any(tensor.requires_grad for tensor in given)
         self._ledger.check_room(sizes.graph if graph else sizes.peak, function)
         versions = [tensor._version for tensor in given]
         with told_by_torch(function), torch.set_grad_enabled(grad_enabled):
             results = tensors_in(run(*positional, **named))
-        self._check_results(function, out_ids, [_place(tensor, given) for tensor in results], given)
+        places = {id(tensor): place for place, tensor in enumerate(given)}
+        self._check_results(function, out_ids, [places.get(id(tensor)) for tensor in results], given)
         for tensor in results:
             if tensor.dtype not in DTYPES.values() or tensor.layout != torch.strided or tensor.device.type != "cpu":
                 raise bad_form(f"{function} gives a tensor of {tensor.dtype} on {tensor.device}, which isn't kept here")
-        for id, tensor in zip(out_ids, results, strict=True):
-            if not self._variables.has(id):
-                self._variables.add(id, tensor)
+        for name, tensor in zip(out_ids, results, strict=True):
+            if not self._variables.has(name):
+                self._variables.add(name, tensor)
         changed = [tensor for tensor, version in zip(given, versions, strict=True) if tensor._version != version]
         return self._variables.told(out_ids, self._variables.sharing(changed))
 
@@ -375,7 +379,3 @@ class TensorSession:
     def name_state(self, id: str, param: str, key: str, out_id: str) -> Told:
         """Give a tensor that an optimizer keeps for a parameter, such as its momentum_buffer, an id."""
         return self._optimizers.name_state(id, param, key, out_id)
-
-
-def _place(tensor: torch.Tensor, given: Sequence[torch.Tensor]) -> int | None:
-    return next((place for place, other in enumerate(given) if other is tensor), None)

@@ -15,6 +15,8 @@ from gridkit.errors import ErrorCode, PlanError
 from gridkit.runner.tensors.arguments import kind_of, tensors_in, with_tensors
 from gridkit.runner.tensors.ledger import storage_of
 
+# One for all: each leaves a context variable behind for ever.
+_ALL_TRUE = fx_config.patch(meta_nonzero_assume_all_nonzero=True)  # type: ignore[attr-defined]
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 REMEMBERED = 4096
 """calls whose sizes are remembered"""
@@ -174,8 +176,7 @@ def dry_run(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str,
     given = tensors_in([args, kwargs])
     watch = Allocations(given)
     # with the device as a context, factories make meta tensors too
-    all_true = fx_config.patch(meta_nonzero_assume_all_nonzero=True)  # type: ignore[attr-defined]
-    with torch.no_grad(), all_true, torch.device("meta"), watch:
+    with torch.no_grad(), _ALL_TRUE, torch.device("meta"), watch:
         out = tensors_in(function(*args, **kwargs))
     places = {id(tensor): place for place, tensor in reversed(list(enumerate(given)))}
     results = sum(size for _, size in {storage_of(tensor) for tensor in out} - {storage_of(tensor) for tensor in given})

@@ -119,13 +119,15 @@ class Variables:
 
     def check_new(self, names: Sequence[object]) -> None:
         """Raise PlanError unless all are well-formed, free and few enough."""
-        for place, name in enumerate(names):
+        seen: set[object] = set()
+        for name in names:
             if not isinstance(name, str) or not 0 < len(name) <= MAX_ID or not name.isprintable():
                 hint = f"use up to {MAX_ID} printable characters"
                 raise PlanError(f"{repr(name)[:80]} is no id", hint, code=ErrorCode.BAD_INPUT)
-            if self.ledger.knows(name) or name in names[:place]:
+            if self.ledger.knows(name) or name in seen:
                 hint = "use a new one, or delete that first"
                 raise PlanError(f"the id {name!r} is taken", hint, code=ErrorCode.ALREADY_EXISTS)
+            seen.add(name)
         self.ledger.sweep()
         if len(self.ledger) + len(names) > self._count:
             raise PlanError(
@@ -183,7 +185,7 @@ class Variables:
 
     def told(self, names: Iterable[str], changed: Iterable[str] = ()) -> Told:
         """What a mirror needs to know about these variables, with what is new in the graph behind them."""
-        names = list(dict.fromkeys(names))
+        names = dict.fromkeys(names)
         others = [name for name in changed if name not in names]
         self.graph.grow(grad_fn_of(self._tensors[name]) for name in (*names, *others))
         return Told(*self.graph.news(), tuple(map(self._described, names)), tuple(map(self._described, others)))
