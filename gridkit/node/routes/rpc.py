@@ -127,9 +127,7 @@ async def _hello(socket: WebSocket) -> tuple[Request, Hello] | None:
         request = parse(message.get("text") or message.get("bytes") or "")
         hello = read_hello(request)
         assert isinstance(request, Request)
-        most = socket.app.state.limits.message  # the node keeps what isn't acknowledged
-        clamped = {"frames": min(hello.frames, FRAMES), "bytes": min(hello.bytes, most)}
-        return request, hello.model_copy(update=clamped)
+        return request, hello
     except InvalidMessage as error:
         if error.answer is not None:
             await socket.send_text(pack(error.answer))
