@@ -379,6 +379,22 @@ def test_no_more_is_read_than_the_limit() -> None:
     run(work)
 
 
+def test_where_only_the_status_counts_no_body_is_read() -> None:
+    async def silent(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 202 Accepted\r\ncontent-length: 1000000000\r\n\r\n")
+        await asyncio.sleep(60)
+
+    async def work() -> None:
+        odd = b"HTTP/1.1 500 No\r\ncontent-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\nzzz"
+        async with server({"/": silent, "/odd": odd, "/fits": ok(bytes(100))}) as target:
+            outbound = policy("127.0.0.1")
+            for path, status in (("/", 202), ("/odd", 500), ("/fits", 200)):
+                answer = await outbound.request("POST", f"http://127.0.0.1:{target.port}{path}", limit=0)
+                assert (answer.status, answer.body) == (status, b"")
+
+    run(work)
+
+
 def test_compressed_answers_are_refused() -> None:
     async def work() -> None:
         bomb = gzip.compress(bytes(10_000_000))
