@@ -101,9 +101,7 @@ def dies(scene: Scene, failpoint: str) -> None:
     [
         ("hosted", 1),
         ("push-assigned", 2),
-        ("push-sent", 1),  # a start
         ("push-sent", 5),  # an update
-        ("aggregate-committed", 1),
         ("push-told", 8),  # a test
         ("push-sent", TOLD),  # the end
     ],
@@ -113,7 +111,7 @@ def test_the_node_dies_at(scene: Scene, name: str, passing: int) -> None:
 
 
 def test_the_node_dies_again_and_again_at_random(scene: Scene) -> None:
-    random_kills(scene, random.Random(6), 3)
+    random_kills(scene, random.Random(6), 2)
 
 
 def random_kills(scene: Scene, draw: random.Random, kills: int) -> None:
@@ -218,43 +216,36 @@ def test_a_participant_dies_at_a_step_and_comes_back(tmp_path: Path, steps: list
         assert training.rows("left", "expired", "untested") == []
 
 
-def test_a_participant_dies_for_good_while_it_trains(impatient: PushWorld, tmp_path: Path) -> None:
-    others = impatient.hospitals(2)
-    service = Service(impatient, tmp_path)
-    service.hold("train 1")
-    training = impatient.training([*others, service], rounds=3)
-    service.comes_to("train 1")
-    service.kill()
-    details = training.ends("C")
-    assert service.id not in details["participants"]
-    (left,) = training.rows("left")
-    assert left["worker"] == service.name and left["reason"].startswith("not reached in 2 attempts: ")
-    training.is_shifted([*others, service], others, others)
-
-
-def test_a_training_that_fails_after_the_202_is_known_before_the_rounds_end(
+def test_a_participant_fails_after_its_202_and_dies_for_good_in_another_training(
     impatient: PushWorld, tmp_path: Path
 ) -> None:
+    """Both are known before the round's time is up."""
     others = impatient.hospitals(2)
     service = Service(impatient, tmp_path)
     (tmp_path / "fail train 1").touch()
-    training = impatient.training([*others, service], rounds=2)
-    training.ends("C")
-    assert [row["reason"] for row in training.rows("left")] == ["answered 500 to UPDATE_ROUND_START 1"]
-    training.is_shifted([*others, service], others)
-
-
-def test_participants_die_for_good_and_too_few_are_left(impatient: PushWorld, tmp_path: Path) -> None:
-    other = impatient.hospital()
-    service = Service(impatient, tmp_path)
-    service.hold("test 1")
-    training = impatient.training([other, service], rounds=3, quorum=2)
-    service.comes_to("test 1")
+    fails = impatient.training([*others, service], rounds=2)
+    fails.ends("C")
+    assert [row["reason"] for row in fails.rows("left")] == ["answered 500 to UPDATE_ROUND_START 1"]
+    fails.is_shifted([*others, service], others)
+    service.hold("train 2")
+    dies = impatient.training([*others, service], rounds=3, quorum=3)
+    (tmp_path / "fail train 1").unlink()
+    service.comes_to("train 2")
     service.kill()
-    details = training.ends("E")
-    assert "1 of 2 clients have left" in details["reason"] and service.name in details["reason"]
-    training.is_shifted([other, service])  # what was made stays
-    other.waits_for("TRAINING_FINISHED")
+    details = dies.ends("E")
+    assert service.id not in details["participants"]
+    assert f"{service.name}: WORKER_LEFT: not reached in 2 attempts: " in details["reason"]
+    dies.is_shifted([*others, service], [*others, service])  # what was made stays
+
+
+def test_a_participant_dies_for_good_while_it_tests(impatient: PushWorld) -> None:
+    first, second, dies = impatient.hospitals(3)
+    dies.works = lambda arrival: dies.work(arrival) if arrival.kind == "UPDATE_ROUND_START" else dies.close()
+    training = impatient.training([first, second, dies], rounds=2, round_timeout=3)
+    training.ends("C")
+    assert [row["worker"] for row in training.rows("untested")] == [dies.name]
+    assert [row["worker"] for row in training.rows("left")] == [dies.name]
+    training.is_shifted([first, second, dies], [first, second])
 
 
 def test_a_participant_dies_in_the_middle_of_its_upload(impatient: PushWorld) -> None:
