@@ -81,6 +81,11 @@ class TensorSession:
         self._variables.add(id, tensor)
         return self._variables.told([id])
 
+    def describe(self, id: str) -> Told:
+        """What there is to know of a variable."""
+        self._variables.find(id)
+        return self._variables.told([id])
+
     def read(self, id: str) -> Array:
         """A copy of a tensor's values; bfloat16 as float32."""
         tensor = self._variables.find(id)

@@ -46,7 +46,7 @@ def _covariance(x: torch.Tensor, *_: Any, **__: Any) -> int:
 
 
 def _combinations(x: torch.Tensor, r: int = 2, *_: Any, **__: Any) -> int:
-    return 8 * (r + 1) * int(x.numel() ** r)  # a mask over all of them
+    return 8 * (r + 1) * int(x.numel() ** min(r, 64))  # a mask over all of them; no tensor has more dimensions
 
 
 def _setitem(x: torch.Tensor, index: Any, value: Any) -> int:
