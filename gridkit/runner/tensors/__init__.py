@@ -3,8 +3,8 @@
 `session.TensorSession` is the whole of it, without sockets: a child process holds one, is told what to do in plain
 values, and tells in return what a mirror of the tensors needs to know. Functions are found in a table of names
 (`functions`), arguments are literals and references (`arguments`), results are sized before they are computed
-(`sizes`), and what is held is counted (`ledger`). torch's graph is told as it grows (`graph`, `variables`), and backward
-passes tell of their way (`passes`).
+(`sizes`), and what is held is counted (`ledger`). torch's graph is told as it grows (`graph`, `variables`), and
+backward passes tell of their way (`passes`).
 
 The first call of torch's meta device, and the first optimizer, load parts of torch that take a second: a process does
 both before it limits its memory, and before anybody waits.
