@@ -149,11 +149,9 @@ class RpcClient(Handlers):
         """
         self._check_here()
         key = api_key or (None if self._link.credentials else os.environ.get("GRIDKIT_TOKEN") or stored_token(self.url))
-        if key is not None and self._link.credentials != (bearer := {"authorization": f"Bearer {key}"}):
-            if self._link.credentials:
-                await self._leave("another key is used")
+        if key is not None and self._link.credentials != {"authorization": f"Bearer {key}"}:
+            await self._leave("another key is used")
             self._link.use(key)
-            assert self._link.credentials == bearer
         self._closed = False
         return {"session_id": (await self._linked(retries, delay)).id}
 
@@ -193,7 +191,7 @@ class RpcClient(Handlers):
         """The session belongs to one process and one event loop."""
         here = asyncio.get_running_loop()
         if self._process != os.getpid() or (self._loop is not None and self._loop.is_closed()):
-            lost = NotFoundError("it belongs to another process", code=ErrorCode.SESSION_LOST, status=404)
+            lost = NotFoundError("it was of another process or loop", code=ErrorCode.SESSION_LOST, status=404)
             self.mirror.lose(lost)
             self._callables.restart()
             self._reset()
@@ -298,7 +296,7 @@ class RpcClient(Handlers):
     def _call_over(self, session: RpcSession, call: Call, end_of_scope: Callable[[], None]) -> None:
         del self._calls[call.id]
         end_of_scope()
-        if not call.answered and not session.withdraw(call.ticket):
+        if not call.answered and not call.ticket.withdraw():
             post(session, Notification("cancel", {"id": call.id}))
 
     def expose(self, fn: Callable[..., Any]) -> Exposed:
@@ -317,9 +315,12 @@ class RpcClient(Handlers):
     # ---- what the node says
 
     def heard(self, id: Id) -> None:
-        """See `rpc_applier.Owner`; so the next three."""
+        """See `rpc_applier.Owner`; so the next four."""
         if (call := self._calls.get(id)) is not None:
             call.heard()
+
+    def waiting(self) -> int:
+        return len(self._calls)
 
     def answered(self, message: Reply | Failure, bodies: Sequence[Body]) -> None:
         call = None if message.id is None else self._calls.get(message.id)

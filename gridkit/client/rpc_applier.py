@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from gridkit.client.rpc_callables import Callables
 from gridkit.client.rpc_session import RpcSession
-from gridkit.errors import ErrorCode, GridkitError, RunError, UsageError
+from gridkit.errors import ErrorCode, GridkitError, LimitError, RunError, UsageError
 from gridkit.wire.rpc.failures import failure_of, failure_of_function
 from gridkit.wire.rpc.frames import Frame
 from gridkit.wire.rpc.messages import (
@@ -33,6 +33,8 @@ from gridkit.wire.rpc.values import Body, encode
 
 BEAT_SECONDS = 1.0
 """between two heartbeats for a function that runs"""
+MAX_UNHEARD = 10_000
+"""answers for which the node has no room, above which it is given up: it asks and doesn't listen"""
 MAX_BEHIND = 2000
 """messages that are to be applied, above which what is passing is dropped"""
 _LOG = logging.getLogger("gridkit.rpc")
@@ -46,6 +48,9 @@ class Owner(Protocol):
 
     def heard(self, id: Id) -> None:
         """A sign of life for a call."""
+
+    def waiting(self) -> int:
+        """Calls that aren't answered."""
 
     def answered(self, message: Reply | Failure, bodies: Sequence[Body]) -> None:
         """A call's outcome."""
@@ -162,6 +167,8 @@ class Applier:
                     await self._handled(message, bodies)
                 except Exception as error:  # noqa: BLE001  it is a subclass's; nobody is answered
                     _LOG.warning("'%s' of the node failed here: %s: %s", message.method, type(error).__name__, error)
+            case Request() if session.waiting > MAX_UNHEARD + self._owner.waiting():
+                session.give_up(LimitError("the node asks and doesn't listen", code=ErrorCode.TOO_MANY, status=429))
             case Request(method="run_callable"):
                 task = asyncio.create_task(self._answer(session, message, bodies))
                 self._answering.add(task)

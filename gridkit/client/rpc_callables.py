@@ -142,10 +142,12 @@ class Workers:
         self._lock = threading.Lock()
         self._todo: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._idle = 0
+        self._closed = False
 
     def do(self, work: Callable[[], None]) -> None:
         """Have a thread do this. Never waits."""
         with self._lock:
+            self._closed = False
             if self._idle:
                 self._idle -= 1
                 self._todo.put(work)
@@ -155,6 +157,7 @@ class Workers:
     def close(self) -> None:
         """Threads end when they have nothing to do. Others may be started later."""
         with self._lock:
+            self._closed = True
             for _ in range(self._idle):
                 self._todo.put(None)
             self._idle = 0
@@ -169,6 +172,8 @@ class Workers:
             work()
             work = None  # what it held is let go
             with self._lock:
+                if self._closed:
+                    return
                 self._idle += 1
             work = self._todo.get()
 
@@ -353,7 +358,7 @@ def cancelled() -> GridkitError:
 
 
 def name_of(fn: Callable[..., Any]) -> str:
-    return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__).removeprefix("<locals>.")[:MAX_SHOWN]
+    return str(getattr(fn, "__name__", None) or type(fn).__name__)[:MAX_SHOWN]
 
 
 def _in_short(value: Any, depth: int = 3) -> str:

@@ -109,8 +109,10 @@ class Call:
     def when_over(self, then: Callable[[], None]) -> None:
         """Have this called once there is a result or an error, or nobody waits any more."""
 
-        def over(_: asyncio.Future[Any]) -> None:
+        def over(answer: asyncio.Future[Any]) -> None:
             self._timer.cancel()
+            if not answer.cancelled():
+                answer.exception()  # seen: a call needn't be awaited
             then()
 
         self._answer.add_done_callback(over)

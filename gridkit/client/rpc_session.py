@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 from gridkit.client.link import Link, error_of
-from gridkit.errors import GridkitError, LimitError, NodeError, NodeUnreachable, WireError
+from gridkit.errors import GridkitError, NodeError, NodeUnreachable, WireError
 from gridkit.wire.rpc import failures
 from gridkit.wire.rpc.channel import JOINED, Channel, Window
 from gridkit.wire.rpc.frames import Frame
@@ -33,8 +33,6 @@ PING_SECONDS = 10.0
 """after which a silent link is asked whether it is there, and again until it counts as cut"""
 LONGEST_PAUSE = 5.0
 """seconds between two tries"""
-MAX_WAITING = 10_000
-"""messages without room. Calls wait for their answers, so these are answers to a node that asks and doesn't listen"""
 MAX_BROKEN = 3
 """links in a row that end because one end broke the rules; more links won't help"""
 _PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})
@@ -46,12 +44,13 @@ class Ticket:
 
     Attributes:
         sent: the channel has it: it will arrive.
+        withdrawn: it isn't to be said any more.
     """
 
-    __slots__ = ("_told", "bodies", "sent", "text")
+    __slots__ = ("_told", "bodies", "sent", "text", "withdrawn")
 
     def __init__(self, text: bytes, bodies: list[Body]) -> None:
-        self.text, self.bodies, self.sent = text, bodies, False
+        self.text, self.bodies, self.sent, self.withdrawn = text, bodies, False, False
         self._told: Callable[[], object] | None = None
 
     def when_sent(self, told: Callable[[], object]) -> None:
@@ -61,8 +60,14 @@ class Ticket:
         else:
             self._told = told
 
+    def withdraw(self) -> bool:
+        """Don't say it after all; False when it is said already."""
+        if not self.sent:
+            self.withdrawn, self.text, self.bodies = True, b"", []
+        return self.withdrawn
+
     def _is_sent(self) -> None:
-        self.sent, self.bodies = True, []
+        self.sent, self.text, self.bodies = True, b"", []
         if self._told is not None:
             self._told()
 
@@ -130,19 +135,17 @@ class RpcSession:
         if self.ended is not None:
             raise fresh(self.ended)
         ticket = Ticket(text.encode(), bodies)
+        if self._channel is not None:
+            self._channel.room(ticket.text, ticket.bodies)  # raises if there never is
+        self._fill()
         if self._waiting or not self._hand_over(ticket):
-            if len(self._waiting) >= MAX_WAITING:
-                error = LimitError(f"the node at {self._link.url} doesn't take what it asked for", status=429)
-                self._end(error)
-                raise fresh(error)
             self._waiting.append(ticket)
         return ticket
 
-    def withdraw(self, ticket: Ticket) -> bool:
-        """Don't say it after all; False when it is said already."""
-        if not ticket.sent and ticket in self._waiting:
-            self._waiting.remove(ticket)
-        return not ticket.sent
+    @property
+    def waiting(self) -> int:
+        """Messages that wait for room, or for a link."""
+        return len(self._waiting)
 
     def pass_by(self, key: Hashable, text: str) -> None:
         """Say this if the link has time for it before the next of the same key comes."""
@@ -152,31 +155,36 @@ class RpcSession:
 
     def done(self, seq: int) -> None:
         """This end has done with what came up to that number."""
-        if self._channel is None:  # the session has ended
+        if self._channel is not None:  # else the session has ended
+            self._channel.applied(seq, asyncio.get_running_loop().time())
+            self._plan_ack()
+
+    def _plan_ack(self) -> None:
+        due = None if self._channel is None else self._channel.due
+        if due is None:
             return
-        now = asyncio.get_running_loop().time()
-        self._channel.applied(seq, now)
-        due = self._channel.due
-        if due is not None and due <= now:
+        loop = asyncio.get_running_loop()
+        if due <= loop.time():
             self._kicked.set()
-        elif due is not None and self._ack is None:
-            self._ack = asyncio.get_running_loop().call_at(due, self._ack_now)
+        elif self._ack is None:
+            self._ack = loop.call_at(due, self._ack_now)
 
     def _ack_now(self) -> None:
         self._ack = None
-        self._kicked.set()
+        self._plan_ack()  # a timer may be early
 
     def _hand_over(self, ticket: Ticket) -> bool:
-        """Whether the channel has it now."""
-        if self._channel is None or not self._channel.room(ticket.text, ticket.bodies):
+        """Whether the channel has it now. While there is no link it can still be withdrawn."""
+        channel = self._channel
+        if channel is None or not channel.room(ticket.text, ticket.bodies) or not channel.up:
             return False
-        self._channel.send(ticket.text, ticket.bodies)
+        channel.send(ticket.text, ticket.bodies)
         self._kicked.set()
         ticket._is_sent()
         return True
 
     def _fill(self) -> None:
-        while self._waiting and self._hand_over(self._waiting[0]):
+        while self._waiting and (self._waiting[0].withdrawn or self._hand_over(self._waiting[0])):
             self._waiting.popleft()
 
     # ---- links
@@ -201,6 +209,12 @@ class RpcSession:
                     raise
             await asyncio.sleep(delay)
         self._task = asyncio.create_task(self._keep_linked(socket))
+
+    def give_up(self, reason: GridkitError) -> None:
+        """End the session here: `over` is told, and the link goes."""
+        self._end(reason)
+        if self._task is not None:
+            self._task.cancel()
 
     async def close(self, reason: GridkitError) -> None:
         """End the session, here and on the node. Idempotent."""
