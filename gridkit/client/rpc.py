@@ -11,7 +11,6 @@ import asyncio
 import itertools
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from functools import partial
 from typing import Any, Self
 
@@ -283,19 +282,19 @@ class RpcClient(Handlers):
         if params is not None and not isinstance(params, dict):
             raise UsageError(f"the params of '{method}' are a {type(params).__name__}", "pass a dict, by name")
         id = next(self._ids)
-        with ExitStack() as scope:
-            bodies: list[Body] = []
-            given = scope.enter_context(self._callables.referenced(params or {}))
-            text = pack(Request(method, encode(given, bodies), id))
-            ticket = session.say(text, bodies)
-            timeout = self.default_timeout if timeout is None else timeout
-            call = self._calls[id] = Call(id, method, timeout, ticket, run, on_progress)
-            call.when_over(partial(self._call_over, session, call, scope.pop_all().close))
+        bodies: list[Body] = []
+        functions: list[Exposed] = []  # that are passed, and exposed as long as the call lasts: the node may keep them
+        given = self._callables.replaced(params or {}, functions)
+        ticket = session.say(pack(Request(method, encode(given, bodies), id)), bodies)
+        timeout = self.default_timeout if timeout is None else timeout
+        call = self._calls[id] = Call(id, method, timeout, ticket, run, on_progress)
+        call.when_over(partial(self._call_over, session, call, functions))
         return call
 
-    def _call_over(self, session: RpcSession, call: Call, end_of_scope: Callable[[], None]) -> None:
+    def _call_over(self, session: RpcSession, call: Call, functions: list[Exposed]) -> None:
         del self._calls[call.id]
-        end_of_scope()
+        for exposed in functions:
+            exposed.close()
         if not call.answered and not call.ticket.withdraw():
             post(session, Notification("cancel", {"id": call.id}))
 

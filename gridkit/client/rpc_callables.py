@@ -11,8 +11,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -210,21 +209,12 @@ class Callables:
         self._exposed[id] = (fn, contextvars.copy_context())
         return Exposed(fn, id, partial(_forget, self._exposed))
 
-    @contextmanager
-    def referenced(self, value: Any) -> Iterator[Any]:
-        """A value with functions in place of which there are references, which are good within the block."""
-        made: list[Exposed] = []
-        try:
-            yield self._replaced(value, made)
-        finally:
-            for exposed in made:
-                exposed.close()
-
-    def _replaced(self, value: Any, made: list[Exposed]) -> Any:
+    def replaced(self, value: Any, made: list[Exposed]) -> Any:
+        """A value with references in place of functions, which are exposed until those in `made` are closed."""
         if isinstance(value, dict):
-            return {name: self._replaced(inner, made) for name, inner in value.items()}
+            return {name: self.replaced(inner, made) for name, inner in value.items()}
         if isinstance(value, list | tuple):
-            inner = [self._replaced(each, made) for each in value]
+            inner = [self.replaced(each, made) for each in value]
             return inner if isinstance(value, list) else tuple(inner)
         if isinstance(value, Exposed):
             return value.reference

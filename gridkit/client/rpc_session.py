@@ -104,6 +104,7 @@ class RpcSession:
         self._caller = Caller(window)
         self._waiting: deque[Ticket] = deque()
         self._kicked = asyncio.Event()
+        self._idle: ClientConnection | None = None  # the link, when nothing is being written
         self._ack: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._broken = 0
@@ -151,7 +152,7 @@ class RpcSession:
         """Say this if the link has time for it before the next of the same key comes."""
         if self._channel is not None:
             self._channel.pass_by(key, text.encode())
-            self._kicked.set()
+            self._push(self._channel)
 
     def done(self, seq: int) -> None:
         """This end has done with what came up to that number."""
@@ -165,7 +166,7 @@ class RpcSession:
             return
         loop = asyncio.get_running_loop()
         if due <= loop.time():
-            self._kicked.set()
+            self._kicked.set()  # it waits a turn of the loop: perhaps there is more to be said
         elif self._ack is None:
             self._ack = loop.call_at(due, self._ack_now)
 
@@ -179,9 +180,21 @@ class RpcSession:
         if channel is None or not channel.room(ticket.text, ticket.bodies) or not channel.up:
             return False
         channel.send(ticket.text, ticket.bodies)
-        self._kicked.set()
+        self._push(channel)
         ticket._is_sent()
         return True
+
+    def _push(self, channel: Channel) -> None:
+        """Write what waits: at once if nothing is being written, for a call that somebody waits for shouldn't wait for
+        a turn of the loop. What else is said in this turn goes together, in the next."""
+        socket, self._idle = self._idle, None
+        if socket is not None and socket.state.name == "OPEN" and not socket.transport.get_write_buffer_size():
+            data = channel.outgoing(asyncio.get_running_loop().time())
+            if data is not None:
+                socket.protocol.send_binary(data)
+                for piece in socket.protocol.data_to_send():
+                    socket.transport.write(piece)
+        self._kicked.set()
 
     def _fill(self) -> None:
         while self._waiting and (self._waiting[0].withdrawn or self._hand_over(self._waiting[0])):
@@ -353,10 +366,13 @@ class RpcSession:
             while True:
                 while (frame := channel.outgoing(clock())) is not None:
                     await socket.send(frame)
+                self._idle = socket
                 self._kicked.clear()
                 await self._kicked.wait()
         except ConnectionClosed:
             return  # as the reader sees too
+        finally:
+            self._idle = None
 
 
 def fresh(error: GridkitError) -> GridkitError:
