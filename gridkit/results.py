@@ -208,6 +208,8 @@ def failure(history: History, title: str, *, debuggable: Collection[int] = ()) -
         hint = f"run.debug({at_hand[0]!r}) runs that client's round again here; tolerate=k lets k fail"
     elif any(row["verdict"] == ErrorCode.WORKER_LEFT for row in failed):
         hint = "run.notifications has what its service answered; tolerate=k lets k fail"
+    elif any(row["verdict"] == ErrorCode.NOT_ANSWERED for row in failed):
+        hint = "what they logged says why nothing came; round_timeout=… gives them longer, tolerate=k lets k fail"
     elif history.cohort_size > 1:
         hint = "tolerate=k lets k fail"
     return WorkersFailed(

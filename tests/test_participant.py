@@ -374,6 +374,8 @@ def test_bad_arguments_change_nothing(node: PushNode, serve: Serve) -> None:
         given |= {"user": "one", "password": "p", "secret": SECRET, **wrong}
         with pytest.raises(UsageError):
             gk.serve_participant(**given)
+    with pytest.raises(UsageError, match="close the participant that has it"):
+        serve(Hospital(), port=int(taken.url.rstrip("/").rpartition(":")[2]))
     taken.close()
     taken.close()
     wait_for(lambda: threading.active_count() <= before + 1)  # one is gridkit's own, for the network

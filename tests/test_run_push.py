@@ -25,6 +25,18 @@ matplotlib.use("Agg")
 EITHER = pytest.mark.parametrize("kind", [Run, AsyncRun])
 
 
+def test_a_failure_by_silence_says_where_the_reason_stands() -> None:
+    source = Source()
+    run = made(source, rounds=1)
+    source.open(1, clients=1)
+    source.told(0, "UPDATE_ROUND_START", 0)
+    source.row("expired", cycle=1, slot=0, worker="client 0")
+    source.finish("failed", "round 1: …")
+    with pytest.raises(WorkersFailed, match="north: NOT_ANSWERED") as silent:
+        run.wait()
+    assert silent.value.hint is not None and "logged" in silent.value.hint and "round_timeout=" in silent.value.hint
+
+
 # ---- run.metrics
 
 

@@ -19,7 +19,7 @@ PATIENCE = 120.0
 """seconds for which a participant waits for a node that doesn't answer, such as one that is being started again"""
 UNSIGNED = (
     "This participant believes everybody: whoever reaches {host}:{port} can make it train on its data. "
-    "Pass secret=…, and give the node the same, unless the node can't sign (then keep the port from strangers)."
+    "Pass secret=…, which grid.push_participant told, unless the node can't sign (then keep the port from strangers)."
 )
 
 

@@ -14,7 +14,7 @@ from typing import BinaryIO, cast
 from uuid import UUID
 
 from gridkit.client.link import Link
-from gridkit.errors import ErrorCode, LimitError, NodeError, NodeUnreachable, UsageError
+from gridkit.errors import ErrorCode, LimitError, NodeError, NodeUnreachable, NotFoundError, UsageError
 
 MODEL_LIMIT = 8 << 30
 """bytes of a model; it is written to a temporary file as it comes"""
@@ -57,6 +57,13 @@ class PushClient:
                 await self._fetch(model_id, file)
                 file.seek(0)
                 return file
+            except NotFoundError as error:
+                file.close()
+                hint = (
+                    error.hint
+                    or f"{self.link.url} must be where the node has /api/models/, as in http://host:5000/push"
+                )
+                raise NotFoundError(error.message, hint, code=error.code, status=error.status) from None
             except (NodeError, NodeUnreachable) as error:
                 file.close()
                 passing = isinstance(error, NodeUnreachable) or error.status in (502, 503, 504)

@@ -242,9 +242,8 @@ class Listener(ThreadingHTTPServer):
         try:
             super().__init__((host, port), handler)
         except (OSError, OverflowError) as error:
-            raise UsageError(
-                f"can't listen on {host}:{port}: {error}", "choose another port; 0 takes a free one"
-            ) from None
+            hint = "close the participant that has it, or choose another port, where the node is to call then"
+            raise UsageError(f"can't listen on {host}:{port}: {error}", hint) from None
         self.port: int = self.socket.getsockname()[1]
         self._thread = threading.Thread(target=self.serve_forever, args=(0.1,), name="gridkit-listen", daemon=True)
         self._thread.start()

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from gridkit.errors import GridkitError
+from gridkit.errors import GridkitError, UsageError
 
 READY = "gridkit node ready at "
 DEATHS = 5
@@ -49,6 +49,8 @@ class NodeProcess:
         certfile: str | os.PathLike[str] | None = None,
         keyfile: str | os.PathLike[str] | None = None,
     ) -> None:
+        if isinstance(allow_targets, str):
+            raise UsageError(f"allow_targets is a text, '{allow_targets}'", f"pass a list: [{allow_targets!r}]")
         self._temporary = data is None
         self.data = Path(tempfile.mkdtemp(prefix="gridkit-")) if data is None else Path(data)
         self.host = host

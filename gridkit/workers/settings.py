@@ -100,7 +100,7 @@ def roster(clients: Sequence[tuple[Any, Any] | str]) -> list[tuple[Array, Array]
     if isinstance(clients, str):
         raise UsageError(f"clients is a text, '{clients}'", "pass a list, such as clients=grid.participants")
     if not len(clients):
-        raise UsageError("there are no clients", "pass clients=[(x, y), …]")
+        raise UsageError("there are no clients", "pass clients=[(x, y), …], or first grid.push_participant(…)")
     found: list[tuple[Array, Array] | str] = []
     for place, client in enumerate(clients):
         if isinstance(client, str):

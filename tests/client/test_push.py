@@ -14,7 +14,7 @@ import pytest
 from gridkit.client import push
 from gridkit.client.link import Link
 from gridkit.client.push import PushClient, basic
-from gridkit.errors import AccessError, LimitError, NodeError, NodeUnreachable
+from gridkit.errors import AccessError, LimitError, NodeError, NodeUnreachable, NotFoundError
 from tests.client.cutting import Proxy
 from tests.push_node import PushNode, packed
 
@@ -108,6 +108,9 @@ def test_refusals_are_typed_and_final(node: PushNode, monkeypatch: pytest.Monkey
             monkeypatch.setattr(push, "MODEL_LIMIT", len(MODEL) - 1)
             with pytest.raises(LimitError):
                 await client.model(node.model_id)
+        async with client_of(node.url + "/elsewhere") as lost:
+            with pytest.raises(NotFoundError, match="/elsewhere must be where the node has /api/models/"):
+                await lost.model(node.model_id)
         assert node.downloads == 1 and node.metrics == []
 
     asyncio.run(main())

@@ -1,11 +1,11 @@
-"""What a `client_config` tells workers that can't read our plans."""
+"""What a `client_config` tells workers that can't read our plans; who the clients of a training are."""
 
 from __future__ import annotations
 
 import pytest
 
 from gridkit.errors import UsageError
-from gridkit.workers.settings import hosted_config
+from gridkit.workers.settings import hosted_config, roster
 from tests.training import mlp, plan_of, shards
 
 PLAN = plan_of(mlp(), shards(3))
@@ -22,3 +22,9 @@ def test_what_our_own_workers_know_from_the_plan_is_told_to_others() -> None:
 def test_wrong_values_are_named(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         hosted_config(PLAN, wrong)
+
+
+def test_without_clients_both_kinds_are_advised() -> None:
+    with pytest.raises(UsageError, match="there are no clients") as nobody:
+        roster([])
+    assert "(x, y)" in str(nobody.value) and "grid.push_participant" in str(nobody.value)
