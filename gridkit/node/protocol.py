@@ -14,7 +14,7 @@ scope's extension ``gridkit.limit`` is the call that raises it.
 
 *Patience.* A client that runs a function of its own where it reads (afnio's does) answers no pings meanwhile. The
 extension ``gridkit.patience`` takes a function that says whether to wait on. ``gridkit.cut`` ends a connection without
-the WebSocket's goodbye.
+the WebSocket's goodbye, and ``gridkit.writable`` says whether it takes what is sent without waiting.
 """
 
 from __future__ import annotations
@@ -92,13 +92,15 @@ _TOO_LARGE = (
 
 
 class _JoinedWrites:
-    """A transport whose writes of one loop step go out together."""
+    """A transport whose writes of one loop step go out together. It stops reading where that is still wanted in the
+    next step: uvicorn stops after each message, and mostly goes on at once, which is two calls of the system each."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
         self._pieces: list[bytes] = []
         self._size = 0
+        self._pausing = self._paused = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -120,6 +122,22 @@ class _JoinedWrites:
     def abort(self) -> None:
         self._flush()
         self._transport.abort()
+
+    def pause_reading(self) -> None:
+        if not self._pausing:
+            self._loop.call_soon(self._pause)  # ahead of what has come by then
+        self._pausing = True
+
+    def resume_reading(self) -> None:
+        self._pausing = False
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def _pause(self) -> None:
+        if self._pausing and not self._paused and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
 
     def _flush(self) -> None:
         if self._pieces:
@@ -144,6 +162,7 @@ class GridkitWebSocket(WebSocketsSansIOProtocol):
             extensions["gridkit.limit"] = self._raise_limit
             extensions["gridkit.patience"] = self._be_patient
             extensions["gridkit.cut"] = self.transport.abort
+            extensions["gridkit.writable"] = self.writable.is_set
 
     def handle_parser_exception(self) -> None:
         super().handle_parser_exception()

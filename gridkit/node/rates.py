@@ -12,6 +12,7 @@ import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from functools import lru_cache
 
 from gridkit.errors import ErrorCode, LimitError
 from gridkit.node.rights import Principal, Role
@@ -110,9 +111,11 @@ def too_many(message: str, seconds: float) -> LimitError:
 
 def source(client: tuple[str, int] | list[object] | None) -> str:
     """The address of an ASGI scope's `client` as buckets and the audit have it; IPv6 by its /64, one host's."""
-    if not client:
-        return ""
-    text = str(client[0])
+    return _network(str(client[0])) if client else ""
+
+
+@lru_cache(TABLE)
+def _network(text: str) -> str:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

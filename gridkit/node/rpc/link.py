@@ -31,17 +31,26 @@ class Link:
 
     Args:
         number: larger than those of the session's older links.
-
-    Attributes:
-        wake: set when there may be something to write.
     """
 
     def __init__(self, socket: WebSocket, number: int) -> None:
         self.socket, self.number = socket, number
-        self.wake = asyncio.Event()
+        self._outgoing: Outgoing
+        self._drained: Callable[[], None]
+        self._wake = asyncio.Event()
+        self._taking = self._poked = False
+        self._writing = False
+        self._gone = False  # nothing can be written any more
         self._writer: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._last: Callable[[], object] | None = None
+
+    def poke(self) -> None:
+        """There may be something to write."""
+        if self._taking:
+            self._poked = True
+        else:
+            self._wake.set()
 
     async def read(self, take: Callable[[Data], bool], calm: Callable[[], Awaitable[None]]) -> int:
         """Hand over all that comes, until the link ends.
@@ -57,7 +66,13 @@ class Link:
         try:
             while (message := await self.socket.receive())["type"] != "websocket.disconnect":
                 text = message.get("text")
-                if not take(message["bytes"] if text is None else text):
+                self._taking = True
+                at_once = take(message["bytes"] if text is None else text)
+                self._taking = False
+                if self._poked:
+                    self._poked = False
+                    await self._write_now()
+                if not at_once:
                     await calm()
                 count += 1
                 if count % BREATH == 0:
@@ -69,31 +84,54 @@ class Link:
                 await self._ending
         return int(message.get("code") or 1005)
 
+    async def _write_now(self) -> None:
+        """What was just taken is answered: here, where that takes no waiting, else by the writer."""
+        writable = self.socket.scope["extensions"]["gridkit.writable"]
+        if self._writing or self._gone or self._ending is not None:
+            return
+        try:
+            while writable():
+                if (frame := self._outgoing.next()) is None:
+                    self._drained()
+                    return
+                await self._send(frame)
+        except WebSocketDisconnect:
+            self._gone = True  # why is what comes next
+        self._wake.set()
+
     def write(self, outgoing: Outgoing, drained: Callable[[], None]) -> None:
         """Start to write what waits.
 
         Args:
             drained: called when nothing waits any more.
         """
-        self._writer = asyncio.create_task(self._write(outgoing, drained))
+        self._outgoing, self._drained = outgoing, drained
+        self._writer = asyncio.create_task(self._write())
 
-    async def _write(self, outgoing: Outgoing, drained: Callable[[], None]) -> None:
+    async def _write(self) -> None:
         try:
             while True:
-                self.wake.clear()
-                while (frame := outgoing.next()) is not None:
-                    if isinstance(frame, str):
-                        await self.socket.send({"type": "websocket.send", "text": frame})
-                    else:
-                        await self.socket.send({"type": "websocket.send", "bytes": frame})
-                    outgoing.sent()
+                self._wake.clear()
+                self._writing = True
+                while (frame := self._outgoing.next()) is not None:
+                    await self._send(frame)
+                self._writing = False
                 if self._last is not None:
                     self._last()
                     return
-                drained()
-                await self.wake.wait()
+                if self._gone:
+                    return
+                self._drained()
+                await self._wake.wait()
         except WebSocketDisconnect:
-            pass  # the reader is told why
+            self._gone = True  # the reader is told why
+
+    async def _send(self, frame: Data) -> None:
+        if isinstance(frame, str):
+            await self.socket.send({"type": "websocket.send", "text": frame})
+        else:
+            await self.socket.send({"type": "websocket.send", "bytes": frame})
+        self._outgoing.sent()
 
     def finish(self, code: int | None) -> None:
         """End it once all that waits is written.
@@ -102,7 +140,7 @@ class Link:
             code: the WebSocket's; None: the connection is cut without one.
         """
         self._last = self.cut if code is None else lambda: self.end(code, "as asked")
-        self.wake.set()
+        self._wake.set()
 
     def end(self, code: int, reason: str) -> None:
         """Close it, whatever waits."""
@@ -113,6 +151,8 @@ class Link:
 
     async def _end(self, code: int, reason: str) -> None:
         try:
+            if self._gone:
+                return
             async with asyncio.timeout(END_SECONDS):  # nobody may be there
                 await self.socket.close(code, reason)
         except (TimeoutError, WebSocketDisconnect):

@@ -258,8 +258,10 @@ class Session:
 
     def _take(self, incoming: Incoming) -> None:
         try:
-            for message in unbatched(parse(incoming.text, self.line.profile)):
+            for place, message in enumerate(unbatched(parse(incoming.text, self.line.profile))):
                 self._handle(message, incoming)
+                if place:  # each event counts; the next message waits for them
+                    self._too_often()
         except InvalidMessage as error:
             self._refuse(error, None, "")
         self.line.applied(incoming)
@@ -336,7 +338,7 @@ class Session:
             self._weigh()
         self.line.put(text, bodies)
         if self.link is not None:
-            self.link.wake.set()
+            self.link.poke()
 
     async def room(self) -> None:
         """Until the client takes more. Whoever makes what it is told waits here, before making it.
@@ -397,7 +399,7 @@ class Session:
             progress = {} if self._plain else work.progress
             text = pack(Notification("heartbeat", {"id": work.id, **progress}), self.line.profile)
             self.line.pass_by(("heartbeat", work.id), text)
-            self.link.wake.set()
+            self.link.poke()
 
     # ---- what the client says of requests
 

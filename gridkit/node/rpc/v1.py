@@ -77,7 +77,7 @@ class V1Line:
                 yield Incoming(frame.text, frame.bodies, frame.seq, frame.size, passing=frame.seq == 0)
         finally:
             if self._link is not None and self._waiting and self.channel.unacked < before:
-                self._link.wake.set()  # there may be room for what waits
+                self._link.poke()  # there may be room for what waits
 
     def applied(self, incoming: Incoming) -> None:
         if incoming.seq:
@@ -89,7 +89,7 @@ class V1Line:
         if due is None or self._link is None:
             return
         if due <= self._loop.time():
-            self._link.wake.set()
+            self._link.poke()
         elif self._ack is None:
             self._ack = self._loop.call_at(due, self._ack_now)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gridkit.errors import LimitError, NodeUnreachable
+from gridkit.errors import LimitError, NodeError, NodeUnreachable
 from gridkit.node.audit import Audit
 from gridkit.node.rates import Rates
 from gridkit.node.rights import OWNER, Access, Principal, Role
@@ -19,9 +19,12 @@ from gridkit.node.rpc.link import Link
 from gridkit.node.rpc.plain import PlainLine
 from gridkit.node.rpc.session import Session
 from gridkit.node.rpc.sessions import Sessions
+from gridkit.node.rpc.v1 import V1Line
 from gridkit.node.settings import Limits
 from gridkit.node.watch import Watch
-from gridkit.wire.rpc.messages import Message, Profile, Reply, Request, pack, parse
+from gridkit.wire.rpc.channel import Channel, Position, Window
+from gridkit.wire.rpc.failures import failure_of_function
+from gridkit.wire.rpc.messages import Message, Notification, Profile, Reply, Request, pack, parse, unbatched
 from tests.node.rpc.ends import live
 
 ANA = Principal(Role.SCIENTIST, "ana")
@@ -39,12 +42,14 @@ class FakeLink(Link):
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.wake = asyncio.Event()
         self.socket: Any = type("Socket", (), {"scope": {"extensions": {"gridkit.patience": id}, "client": None}})()
         self.ended: list[tuple[int, str]] = []
 
     def write(self, outgoing: Any, drained: Any) -> None:
         self.outgoing, self.drained = outgoing, drained
+
+    def poke(self) -> None:
+        pass
 
     def end(self, code: int, reason: str) -> None:
         self.ended.append((code, reason))
@@ -215,3 +220,102 @@ def test_the_clients_of_one_account_have_its_scopes() -> None:
     """A session is no way to a right that the credential of this link doesn't give."""
     few = Principal(Role.SCIENTIST, "ana", frozenset({"browse"}))
     assert few != ANA and hash(few) != hash(ANA)
+
+
+# ---- what the node tells, and asks
+
+
+def v1_ends(window: Window) -> tuple[V1Line, Channel]:
+    """The node's line and its client's end, which takes so much."""
+    line, client = V1Line(Channel(Window(), window)), Channel(window, Window())
+    line.channel.resumed(1, Position())
+    client.resumed(1, Position())
+    return line, client
+
+
+class V1Link(FakeLink):
+    def hear(self, client: Channel) -> list[Message]:
+        """What the client takes, in order; it has done with it."""
+        heard = []
+        while (data := self.outgoing.next()) is not None:
+            for frame in client.receive(data, 1):
+                heard.append(parse(frame.text))
+                client.applied(frame.seq, 0.0)
+        self.drained()
+        return heard
+
+
+def acked(session: Session, client: Channel) -> None:
+    while (data := client.outgoing(1.0)) is not None:
+        for incoming in session.line.receive(data, 1):
+            session.feed(incoming)
+    session._ease()
+
+
+@live
+async def test_w12_many_events_are_one_message(watch: Watch) -> None:
+    line, client = v1_ends(Window())
+    sessions = Sessions(watch, Limits())
+    session, link = sessions.begin(OWNER, "k", line), V1Link(1)
+    sessions.linked(session, link, OWNER)
+    events = [Notification("create_node", {"node_id": n, "name": "AddBackward0"}) for n in range(500)]
+    await session.tell(events)
+    (message,) = link.hear(client)
+    assert unbatched(message) == events
+    await session.tell(events[:1])
+    assert link.hear(client) == events[:1]
+    await sessions.close()
+
+
+@live
+async def test_who_makes_what_is_told_waits_for_credit_and_nobody_else_does(watch: Watch) -> None:
+    line, client = v1_ends(Window(frames=4, bytes=1 << 20))
+    sessions = Sessions(watch, Limits())
+    session, link = sessions.begin(OWNER, "k", line), V1Link(1)
+    sessions.linked(session, link, OWNER)
+    told = 0
+
+    async def produce() -> None:
+        nonlocal told
+        for number in range(40):
+            await session.tell([Notification("log", {"level": "info", "text": str(number)})])
+            told += 1
+
+    producing = asyncio.create_task(produce())
+    await settle()
+    assert told == 5, "the window, and the one that found no room"
+    client.send(pack(Request("heartbeat", {}, 1)).encode())  # what comes is taken; its answer has its turn
+    heard: list[Message] = []
+    while len(heard) < 41:
+        heard += link.hear(client)
+        acked(session, client)
+        await settle()
+    assert [m.params["text"] for m in heard if isinstance(m, Notification)] == [str(n) for n in range(40)]
+    assert producing.done() and session.held < 10_000
+    await sessions.close()
+
+
+@live
+async def test_a_clients_failure_is_raised_and_its_bodies_come_along(watch: Watch) -> None:
+    line, client = v1_ends(Window())
+    sessions = Sessions(watch, Limits())
+    session, link = sessions.begin(OWNER, "k", line), V1Link(1)
+    sessions.linked(session, link, OWNER)
+    calling = [asyncio.create_task(session.call("run_callable", {"callable_id": "f"})) for _ in range(2)]
+    await settle()
+    first, second = link.hear(client)
+    assert isinstance(first, Request) and isinstance(second, Request)
+    client.send(pack(Reply(first.id, {"data": {"__tensor__": 0, "dtype": "uint8", "shape": [3]}})).encode(), [b"abc"])
+    failure = failure_of_function(ValueError("no such patient"), second.id, "line 3")
+    client.send(pack(failure).encode())
+    acked(session, client)
+    answer = await calling[0]
+    assert [bytes(body) for body in answer.bodies] == [b"abc"]
+    with pytest.raises(NodeError, match="ValueError: no such patient"):
+        await calling[1]
+    waiting = asyncio.create_task(session.call("run_callable", {"callable_id": "f"}))
+    await settle()
+    sessions.end(session, NodeUnreachable("the account was removed"))
+    with pytest.raises(NodeUnreachable, match="removed"):
+        await waiting
+    await sessions.close()

@@ -13,6 +13,7 @@ import websockets
 from gridkit.errors import NotFoundError
 from gridkit.wire.rpc.channel import Window
 from gridkit.wire.rpc.messages import Failure, Notification, Reply, Request, pack
+from tests.client.cutting import Proxy
 from tests.node.rpc.ends import V1, Plain, connect, live
 from tests.raw import resident
 from tests.support import TOKEN, NodeUnderTest
@@ -135,6 +136,59 @@ async def test_a_link_that_is_cut_at_any_boundary_changes_nothing(node: NodeUnde
         assert await scripted(await client.open()) == expected, f"cut at {place}"
         assert client.socket is not None
         await client.socket.close()
+
+
+class Reopening(V1):
+    """It opens a new link whenever one breaks."""
+
+    def __init__(self, node: NodeUnderTest, url: str) -> None:
+        super().__init__(node, url=url)
+        self.links = 0
+
+    async def open(self) -> V1:
+        while True:
+            try:
+                self.links += 1
+                return await super().open()
+            except (OSError, EOFError, websockets.WebSocketException):
+                await asyncio.sleep(0.01)
+
+    async def _again(self) -> None:
+        self.channel.dropped(self.caller.link)
+        await self.open()
+
+    async def flush(self) -> None:
+        try:
+            await super().flush()
+        except websockets.ConnectionClosed:
+            await self._again()
+
+    async def step(self) -> None:
+        try:
+            await super().step()
+        except websockets.ConnectionClosed:
+            await self._again()
+
+
+CUTS = [200, 450, 520, 700, 900, 1200, 3000, 70_000, 200_000]
+"""bytes, of handshakes, small frames and a large one"""
+
+
+@pytest.mark.parametrize("up", [True, False], ids=["to the node", "from the node"])
+def test_a_connection_that_is_cut_within_a_message_changes_nothing(node: NodeUnderTest, up: bool) -> None:
+    @live
+    async def run() -> None:
+        expected = await scripted(await V1(node).open())
+        for place in CUTS:
+            proxy = Proxy(node.port, up, [place, place + 30])
+            async with proxy.running() as url:
+                client = Reopening(node, url)
+                assert await scripted(await client.open()) == expected, f"cut at {place}"
+                assert client.links > 1, "it was never cut"
+                assert client.socket is not None
+                await client.socket.close()
+
+    run()
 
 
 @live
