@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 from gridkit.client.link import Link, error_of
-from gridkit.errors import GridkitError, NodeError, NodeUnreachable, WireError
+from gridkit.errors import AccessError, ErrorCode, GridkitError, NodeError, NodeUnreachable, WireError
 from gridkit.wire.rpc import failures
 from gridkit.wire.rpc.channel import JOINED, Channel, Window
 from gridkit.wire.rpc.frames import Frame
@@ -25,13 +25,14 @@ from gridkit.wire.rpc.values import Body
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
+    from websockets.http11 import Response
 
 PATH = "/ws/v0/rpc/"
 OPEN_SECONDS = 10.0
 """for a link to come about, from its first byte to the node's answer to `hello`"""
 PING_SECONDS = 10.0
 """after which a silent link is asked whether it is there, and again until it counts as cut"""
-LONGEST_PAUSE = 5.0
+LONGEST_PAUSE = 2.0
 """seconds between two tries"""
 MAX_BROKEN = 3
 """links in a row that end because one end broke the rules; more links won't help"""
@@ -307,11 +308,20 @@ class RpcSession:
                     socket.transport.abort()
                     raise
         except InvalidStatus as error:
-            answer = error.response
-            raise error_of(answer.status_code, answer.reason_phrase, bytes(answer.body or b"")) from None
+            raise self._refused(error.response) from None
         except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed) as error:
             raise self._link.unreachable(error) from None
         return socket
+
+    def _refused(self, answer: Response) -> NodeError:
+        if answer.status_code not in (401, 403):
+            return error_of(answer.status_code, answer.reason_phrase, bytes(answer.body or b""))
+        return AccessError(
+            f"the node at {self._link.url} refuses the session ({answer.status_code})",
+            "pass api_key=… to connect, or set GRIDKIT_TOKEN",
+            code=ErrorCode.UNAUTHENTICATED,
+            status=answer.status_code,
+        )
 
     async def _greet(self, socket: ClientConnection) -> None:
         if socket.subprotocol != str(Profile.V1):
