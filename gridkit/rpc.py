@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextvars
 import functools
 import inspect
@@ -125,8 +126,9 @@ class RpcClient(cells.ShortDir):
         *,
         on_progress: Callable[[Progress], object] | None = None,
     ) -> Any:
-        """See `gridkit.client.rpc.RpcClient.call`. `on_progress` runs where the call waits."""
-        tell = None if on_progress is None else functools.partial(_tell, on_progress, contextvars.copy_context())
+        """See `gridkit.client.rpc.RpcClient.call`. `on_progress` runs where the call waits; what it raises, the call
+        raises with the next heartbeat."""
+        tell = None if on_progress is None else _Teller(on_progress)
         return BRIDGE.sync(self._core.call(method, params, timeout, on_progress=tell))
 
     def expose(self, fn: Callable[..., Any]) -> Exposed:
@@ -152,8 +154,18 @@ class RpcClient(cells.ShortDir):
     rpc_log = _passed_on(Handlers.rpc_log)
 
 
-def _tell(on_progress: Callable[[Progress], object], context: contextvars.Context, progress: Progress) -> None:
-    BRIDGE.post(on_progress, progress, context=context)
+class _Teller:
+    """Has a function called on the main thread, in the context of the cell that calls."""
+
+    def __init__(self, fn: Callable[[Progress], object]) -> None:
+        self._fn = fn
+        self._context = contextvars.copy_context()
+        self._told: concurrent.futures.Future[Any] | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        if self._told is not None and self._told.done():
+            self._told.result()
+        self._told = BRIDGE.post(self._fn, progress, context=self._context)
 
 
 def _run_to_its_end(fn: Callable[..., Any]) -> Callable[..., Any]:

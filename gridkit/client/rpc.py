@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Self
 
@@ -212,7 +213,7 @@ class RpcClient(Handlers):
         if session is None or applier is None:
             return
         error = NodeUnreachable(f"the call to {self.url} was cut off: {reason}")
-        self.lost(error)
+        self._fail_all(error)
         applier.close()
         await session.close(error)
 
@@ -220,7 +221,8 @@ class RpcClient(Handlers):
         """Python ends: whoever waits for the node on a thread waits no longer."""
         if self._loop is not None and not self._loop.is_closed():
             error = NodeUnreachable(f"the call to {self.url} was cut off: Python ends")
-            self._loop.call_soon_threadsafe(self.lost, error)
+            with suppress(RuntimeError):  # it has just been closed
+                self._loop.call_soon_threadsafe(self._fail_all, error)
 
     # ---- calls
 
@@ -313,15 +315,15 @@ class RpcClient(Handlers):
 
     # ---- what the node says
 
-    def heard(self, id: Id) -> None:
+    def _heard(self, id: Id) -> None:
         """See `rpc_applier.Owner`; so the next four."""
         if (call := self._calls.get(id)) is not None:
             call.heard()
 
-    def waiting(self) -> int:
+    def _waiting(self) -> int:
         return len(self._calls)
 
-    def answered(self, message: Reply | Failure, bodies: Sequence[Body]) -> None:
+    def _answered(self, message: Reply | Failure, bodies: Sequence[Body]) -> None:
         call = None if message.id is None else self._calls.get(message.id)
         if call is not None:
             call.answered = True
@@ -333,10 +335,10 @@ class RpcClient(Handlers):
                 call.fail(error)
         self.mirror.settle()
 
-    async def handle(self, method: str, params: dict[str, Any]) -> Any:
+    async def _handle(self, method: str, params: dict[str, Any]) -> Any:
         return await getattr(self._handlers(), f"rpc_{method}")(params)
 
-    def lost(self, error: GridkitError) -> None:
+    def _fail_all(self, error: GridkitError) -> None:
         self._lost = error
         for call in list(self._calls.values()):
             call.answered = True  # there is nobody who could be told to stop

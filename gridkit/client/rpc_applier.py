@@ -46,19 +46,19 @@ Arrived = tuple[int, Sequence[Message] | InvalidMessage, Sequence[Body]]
 class Owner(Protocol):
     """For whom messages are applied."""
 
-    def heard(self, id: Id) -> None:
+    def _heard(self, id: Id) -> None:
         """A sign of life for a call."""
 
-    def waiting(self) -> int:
+    def _waiting(self) -> int:
         """Calls that aren't answered."""
 
-    def answered(self, message: Reply | Failure, bodies: Sequence[Body]) -> None:
+    def _answered(self, message: Reply | Failure, bodies: Sequence[Body]) -> None:
         """A call's outcome."""
 
-    async def handle(self, method: str, params: dict[str, Any]) -> Any:
+    async def _handle(self, method: str, params: dict[str, Any]) -> Any:
         """What the node asks for."""
 
-    def lost(self, error: GridkitError) -> None:
+    def _fail_all(self, error: GridkitError) -> None:
         """The session has ended so."""
 
 
@@ -118,10 +118,10 @@ class Applier:
             if isinstance(message, Notification) and message.method == "heartbeat":
                 id = message.params.get("id")
                 if isinstance(id, int | str):
-                    self._owner.heard(id)
+                    self._owner._heard(id)
         first = messages[0] if messages else None
         if isinstance(first, Reply | Failure) and frame.seq and self._at_rest and not self._inbox:
-            self._owner.answered(first, frame.bodies)  # nothing else waits: it needs no turn of its own
+            self._owner._answered(first, frame.bodies)  # nothing else waits: it needs no turn of its own
             session.done(frame.seq)
         elif frame.seq or len(self._inbox) < MAX_BEHIND:
             self._arrive((frame.seq, messages, frame.bodies))
@@ -141,7 +141,7 @@ class Applier:
             while self._inbox:
                 item = self._inbox.popleft()
                 if isinstance(item, GridkitError):
-                    self._owner.lost(item)
+                    self._owner._fail_all(item)
                     return
                 seq, messages, bodies = item
                 if isinstance(messages, InvalidMessage):
@@ -161,13 +161,13 @@ class Applier:
     async def _apply_one(self, session: RpcSession, message: Message, bodies: Sequence[Body]) -> None:
         match message:
             case Reply() | Failure():
-                self._owner.answered(message, bodies)
+                self._owner._answered(message, bodies)
             case Notification():
                 try:
                     await self._handled(message, bodies)
                 except Exception as error:  # noqa: BLE001  it is a subclass's; nobody is answered
                     _LOG.warning("'%s' of the node failed here: %s: %s", message.method, type(error).__name__, error)
-            case Request() if session.waiting > MAX_UNHEARD + self._owner.waiting():
+            case Request() if session.waiting > MAX_UNHEARD + self._owner._waiting():
                 session.give_up(LimitError("the node asks and doesn't listen", code=ErrorCode.TOO_MANY, status=429))
             case Request(method="run_callable"):
                 task = asyncio.create_task(self._answer(session, message, bodies))
@@ -182,7 +182,7 @@ class Applier:
         params = dict(checked(message, Direction.TO_CLIENT, bodies=bodies))
         if isinstance(message, Request) and message.method == "run_callable":
             params["id"] = message.id
-        return await self._owner.handle(message.method, params)
+        return await self._owner._handle(message.method, params)
 
     async def _answer(self, session: RpcSession, request: Request, bodies: Sequence[Body]) -> None:
         out: list[Body] = []

@@ -32,6 +32,9 @@ KEPT = 1000
 MAX_SHOWN = 60
 """characters of a value in it"""
 
+MAX_ERROR = 1000
+"""of an error's text"""
+
 RUNNING: ContextVar[Run | None] = ContextVar("gridkit-rpc-run", default=None)
 """the call of the node's because of which this code runs"""
 
@@ -265,7 +268,7 @@ class Callables:
             result = _in_short(value)
             return value
         except Exception as error:
-            text = f"{type(error).__name__}: {error}"
+            text = f"{type(error).__name__}: {str(error)[:MAX_ERROR]}"
             raise
         finally:
             del self.runs[id]
@@ -356,6 +359,8 @@ def _in_short(value: Any, depth: int = 3) -> str:
     match value:
         case np.ndarray():
             return f"{value.dtype.name}{list(value.shape)}"
+        case str() if len(value) > MAX_SHOWN:
+            return f"text of {len(value)}"
         case values.Variable(id_):
             return f"variable {id_}"
         case dict() if depth and len(value) <= 8:

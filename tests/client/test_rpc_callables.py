@@ -329,6 +329,8 @@ async def test_references_come_as_references() -> None:
         seen: list[Any] = []
         await client.call("call_back", {"fn": lambda x: seen.append(x), "args": [[Variable("x")]]})
         assert seen == [[Variable("x")]] and client.called[-1].args == "([variable x])"
+        await client.call("call_back", {"fn": lambda *x, **y: "t" * 100, "args": ["a" * 1000, list(range(9)), None]})
+        assert client.called[-1].args == "(text of 1000, list of 9, None)" and client.called[-1].result == "text of 100"
 
 
 @awaited
