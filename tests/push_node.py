@@ -47,7 +47,7 @@ class PushNode:
         refusals: statuses to answer uploads with, one each, before any is taken.
         lost_answers: so many updates are taken and answered as a proxy does that got no answer.
         open_round: updates of another round are refused; None takes all.
-        before_metrics: called before metrics are answered.
+        before_metrics, before_refusal: called before metrics, or an update of `refusals`, are answered.
     """
 
     def __init__(self, model: bytes, users: Mapping[str, str]) -> None:
@@ -66,6 +66,7 @@ class PushNode:
         self.lost_answers = 0
         self.open_round: int | None = None
         self.before_metrics: Callable[[], object] = lambda: None
+        self.before_refusal: Callable[[], object] = lambda: None
 
     def _user(self, request: Request) -> str | None:
         scheme, _, rest = request.headers.get("authorization", "").partition(" ")
@@ -88,6 +89,7 @@ class PushNode:
             return JSONResponse({"detail": "no"}, 401)
         async with request.form() as form:
             if self.refusals:
+                await asyncio.to_thread(self.before_refusal)
                 return JSONResponse({"detail": "not now"}, self.refusals.pop(0))
             names, values = form.getlist("metric_names"), form.getlist("metric_values")
             file = form["model_file"]

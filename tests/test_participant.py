@@ -186,7 +186,15 @@ def test_the_end_may_be_told_before_the_last_metrics_are_answered(node: PushNode
     assert said == [200] and len(node.metrics) == 1 and not done(participant, "given up")
 
 
-@pytest.mark.parametrize("failure", [RuntimeError("the\nscanner is off"), SystemExit(3)])
+def test_the_end_that_comes_before_a_refusal_hides_no_reason(node: PushNode, serve: Serve) -> None:
+    """An update that was refused may end its training, and then the end is told first."""
+    participant = serve(Hospital())
+    node.refusals, node.before_refusal = [400], lambda: node.notify(participant.url, "TRAINING_FINISHED")
+    node.notify(participant.url, "UPDATE_ROUND_START", 0)
+    wait_for(lambda: done(participant, "given up: not now"))
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("the\nscanner is off"), SystemExit(3), KeyboardInterrupt("no")])
 def test_a_round_that_fails_is_logged_and_told_when_asked_again(
     node: PushNode, serve: Serve, caplog: pytest.LogCaptureFixture, failure: BaseException
 ) -> None:
@@ -207,7 +215,10 @@ def test_what_is_no_update_is_not_sent(node: PushNode, serve: Serve) -> None:
     tensors = {name: torch.tensor(array) for name, array in MODEL.items()}
     wrong = [
         None,
+        (tensors, 3),
+        (torch.nn.Linear(2, 3), 3, {}),
         ({}, 3, {}),
+        ({**tensors, "w": torch.zeros(2, 3, dtype=torch.bfloat16)}, 3, {}),
         ({**tensors, "w": torch.zeros(3, 2)}, 3, {}),
         ({**tensors, "w": torch.zeros(2, 3, dtype=torch.float64)}, 3, {}),
         ({**tensors, "w": "zeros"}, 3, {}),
@@ -226,6 +237,8 @@ def test_what_is_no_update_is_not_sent(node: PushNode, serve: Serve) -> None:
     wait_for(lambda: node.uploads)
     assert [upload["round"] for upload in node.uploads] == [len(wrong)]
     assert sum("failed: " in row.what for row in participant.history) == len(wrong)
+    for said in ("a NoneType", "2 values", "a Linear for the model", "tensor 'w' in a form that can't travel"):
+        assert done(participant, f"UsageError: train returned {said}")
 
 
 def test_a_late_update_is_refused_and_an_unready_node_is_waited_for(node: PushNode, serve: Serve) -> None:

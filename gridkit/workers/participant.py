@@ -20,7 +20,7 @@ import torch
 from gridkit import threads
 from gridkit.client.model_files import ModelFile, read_model
 from gridkit.client.push import PushClient, checked_metrics
-from gridkit.errors import GridkitError, RunError, UsageError
+from gridkit.errors import GridkitError, NodeError, RunError, UsageError
 from gridkit.wire.notifications import NotificationType
 
 T = TypeVar("T")
@@ -192,7 +192,7 @@ class Participant:
                 task = self._doing = self._line.popleft()
             try:
                 self._context.copy().run(self._do, task)
-            except (Exception, SystemExit) as error:  # noqa: BLE001  the next round may go better
+            except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  the next round may go better
                 self._failed(task, error)
             finally:
                 with self._changed:
@@ -200,7 +200,8 @@ class Participant:
 
     def _failed(self, task: PushTask, error: BaseException) -> None:
         if task.stopped:
-            self._note(task.training, f"{task}: given up, as it isn't wanted any more")
+            why = f": {error.message}" if isinstance(error, NodeError) else ", as it isn't wanted any more"
+            self._note(task.training, f"{task}: given up{why}")
             return
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         with self._changed:
@@ -243,10 +244,11 @@ def _check_wanted(task: PushTask) -> None:
 
 def _returned(returned: Any, model: ModelFile) -> tuple[bytes, int, dict[str, float]]:
     """What `train` returned, as it goes to the node."""
+    what = f"a {type(returned).__name__}"
+    if isinstance(returned, tuple):
+        what = f"{len(returned)} values" if len(returned) != 3 else f"a {type(returned[0]).__name__} for the model"
     if not isinstance(returned, tuple) or len(returned) != 3 or not isinstance(returned[0], Mapping):
-        raise UsageError(
-            f"train returned a {type(returned).__name__}", "return (model.state_dict(), number of samples, metrics)"
-        )
+        raise UsageError(f"train returned {what}", "return (model.state_dict(), number of samples, metrics)")
     state, samples, metrics = returned
     if isinstance(samples, bool) or not isinstance(samples, int | np.integer) or samples < 1:
         raise UsageError(f"train returned {samples!r} for the number of samples", "return how many it trained on")
@@ -257,4 +259,11 @@ def _returned(returned: Any, model: ModelFile) -> tuple[bytes, int, dict[str, fl
 def _array(name: Any, value: Any) -> np.ndarray:
     if not isinstance(value, torch.Tensor | np.ndarray):
         raise UsageError(f"train returned a {type(value).__name__} for tensor {name!r}", "return model.state_dict()")
-    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+    if isinstance(value, np.ndarray):
+        return value
+    try:
+        return value.detach().cpu().numpy()
+    except (TypeError, RuntimeError) as error:
+        raise UsageError(
+            f"train returned tensor {name!r} in a form that can't travel: {error}", "return it in the model's own dtype"
+        ) from None
