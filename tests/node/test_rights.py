@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gridkit.errors import AccessError, ErrorCode
-from gridkit.node.rights import ANONYMOUS, OWNER, RULES, Access, Principal, Role
+from gridkit.node.rights import ANONYMOUS, OWNER, RULES, Access, Principal, Role, basic_name
 
 TOKEN = "owner-token-of-the-test"
 SECRET = "s" * 64
@@ -143,3 +143,18 @@ def test_a_token_with_scopes_is_good_for_these_only() -> None:
     access.allow(reader, "list-models")
     with pytest.raises(AccessError, match="scope 'host'"):
         access.allow(reader, "host-model")
+
+
+@pytest.mark.parametrize(
+    ("headers", "name"),
+    [
+        ([], ""),
+        (["Bearer x"], ""),
+        (["Api-Key None", f"Basic {base64.b64encode(b'one:token').decode()}"], "one"),
+        ([f"basic {base64.b64encode('größe 1:a:b'.encode()).decode()}", "Api-Key x"], "größe 1"),
+        ([f"Basic {base64.b64encode(b'token').decode()}"], ""),
+        ([f"Basic {base64.b64encode(b'token:').decode()}"], ""),
+    ],
+)
+def test_the_name_in_basic_credentials(headers: list[str], name: str) -> None:
+    assert basic_name([(b"host", b"h"), *((b"authorization", header.encode()) for header in headers)]) == name

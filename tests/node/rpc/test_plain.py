@@ -135,10 +135,10 @@ async def test_the_node_asks_while_it_is_asked(node: NodeUnderTest) -> None:
 @live
 async def test_a_slow_call_sends_heartbeats_and_holds_up_nothing(node: NodeUnderTest) -> None:
     client = await Plain.to(node)
-    slow = await client.send("run_function", {"function_name": "Sleep", "args": [2.2]})
+    slow = await client.send("run_function", {"function_name": "Sleep", "args": [1.9]})
     assert await client.call("echo") == {}
     assert client.beats == []
-    assert (await client.reply(slow))["result"] == {"data": 2.2}
+    assert (await client.reply(slow))["result"] == {"data": 1.9}
     assert client.beats == [slow, slow]
 
 
@@ -253,3 +253,23 @@ def test_a_wrong_key_is_refused_before_the_handshake(node: NodeUnderTest, author
     with pytest.raises(websockets.InvalidStatus) as refused:
         asyncio.run(connect(node, authorization=authorization))
     assert refused.value.response.status_code == 403
+
+
+@live
+async def test_w4_a_client_that_is_busy_with_the_nodes_question_need_not_answer_pings(impatient: NodeUnderTest) -> None:
+    """afnio's runs functions where it reads. At any other time who answers no ping is gone (R10)."""
+    client = await Plain.to(impatient, authorization=basic("busy"), ping_interval=None)
+    asked = await client.send("loopback", {"calls": [{"method": "run_callable"}]})
+    question = await client.question()
+    client.socket.transport.pause_reading()  # type: ignore[attr-defined]
+    await asyncio.sleep(0.7)
+    await client.answer(question, result={"message": "Ok", "data": 1})
+    await asyncio.sleep(0.1)
+    client.socket.transport.resume_reading()  # type: ignore[attr-defined]
+    assert (await client.reply(asked))["result"]["replies"] == [{"result": {"message": "Ok", "data": 1}}]
+    client.socket.transport.pause_reading()  # type: ignore[attr-defined]
+    await asyncio.sleep(0.7)
+    client.socket.transport.resume_reading()  # type: ignore[attr-defined]
+    with pytest.raises(websockets.ConnectionClosed) as closed:
+        await client.step()
+    assert closed.value.rcvd is None or closed.value.rcvd.code == 1011

@@ -47,9 +47,9 @@ async def test_a_call_with_bodies(node: NodeUnderTest) -> None:
 @live
 async def test_heartbeats_tell_how_far_it_is(node: NodeUnderTest) -> None:
     client = await V1(node).open()
-    asked = await client.send("run_function", sleep(2.1))
-    assert await client.reply(asked) == Reply(asked, {"data": 2.1})
-    assert client.beats == [{"id": asked, "phase": "sleeping", "done": n, "total": 3} for n in (0, 1)]
+    asked = await client.send("run_function", sleep(1.95))
+    assert await client.reply(asked) == Reply(asked, {"data": 1.95})
+    assert client.beats == [{"id": asked, "phase": "sleeping", "done": n, "total": 2} for n in (0, 1)]
 
 
 @live
@@ -227,7 +227,7 @@ async def test_a_client_that_says_goodbye_is_forgotten(node: NodeUnderTest) -> N
 @live
 async def test_sessions_are_their_principals_own(node: NodeUnderTest) -> None:
     mine = await V1(node).open()
-    hers = V1(node, authorization=f"Bearer {node.add_user('ana')}")
+    hers = V1(node, authorization=f"Bearer {node.add_user('dana')}")
     hers.caller.session = mine.caller.session
     await hers.open()
     assert await hers.call("echo", {"x": 1}) == {"x": 1}
@@ -365,16 +365,14 @@ async def test_r9_a_plain_client_that_reads_nothing_is_read_no_more(node: NodeUn
 
 
 @live
-async def test_r10_a_session_outlives_a_dead_link_and_ends_without_one(tmp_path: Path) -> None:
-    limits = ["--limit=ping_seconds=0.3", "--limit=rpc_idle=0.8", "--limit=rpc_silence=1.0"]
-    node = NodeUnderTest(tmp_path / "data", *limits)
-    client = await V1(node, ping_interval=None).open()
+async def test_r10_a_session_outlives_a_dead_link_and_ends_without_one(impatient: NodeUnderTest) -> None:
+    client = await V1(impatient, ping_interval=None).open()
     assert client.socket is not None
     asked = await client.send("loopback", {"calls": [{"method": "run_callable", "params": {}}]})
     question = await client.question()
     assert isinstance(question, Request)
     client.socket.transport.pause_reading()  # type: ignore[attr-defined]  # the cable is pulled
-    await asyncio.sleep(0.9)
+    await asyncio.sleep(0.7)
     await client.cut()
     await client.open()
     for _ in range(4):
@@ -388,11 +386,9 @@ async def test_r10_a_session_outlives_a_dead_link_and_ends_without_one(tmp_path:
     failed = await client.reply(silent)
     assert isinstance(failed, Failure) and failed.data["code"] == "TIMED_OUT"
     await client.cut()
-    await asyncio.sleep(1.2)
+    await asyncio.sleep(1.3)
     with pytest.raises(NotFoundError, match="gave it up"):
         await client.open()
-    assert node.terminate() == 0
-    assert "Traceback" not in "".join(node.said)
 
 
 # ---- credentials that end
