@@ -79,6 +79,7 @@ class Peer:
         cuts: links are cut at these numbers of WebSocket messages, of both directions together.
         after: a message at which the link is cut arrives all the same.
         hold: nothing is done with, as far as the client knows.
+        greeting: what a session is told first.
         refuse: the status with which handshakes are refused.
         keys: the `Authorization` of each handshake.
     """
@@ -94,6 +95,7 @@ class Peer:
         self.moved = self.links = 0
         self.refuse: int | None = None
         self.hold = False
+        self.greeting: Callable[[Session], None] = lambda session: None
         self.keys: list[str | None] = []
         self.sessions: dict[str, Session] = {}
         self.instance = "first"
@@ -182,6 +184,8 @@ class Peer:
             await socket.send(pack(failure_of(error, hello.link)))
             return
         session = self.sessions.setdefault(hello.session, Session(channel))
+        if old is None:
+            self.greeting(session)
         if not self._count(socket):
             return
         await socket.send(pack(Reply(hello.link, answer.model_dump())))

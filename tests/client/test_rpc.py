@@ -28,7 +28,7 @@ from gridkit.errors import (
     UsageError,
 )
 from gridkit.wire.rpc.messages import Failure, Reply
-from gridkit.wire.rpc.values import Variable
+from gridkit.wire.rpc.values import Edge, Variable
 from tests.client.rpc_peer import SILENT, Asked, Peer, awaited, on_a_thread
 
 
@@ -54,14 +54,16 @@ async def until(condition: Any) -> None:
 
 
 @awaited
-async def test_what_is_passed_comes_there_and_what_is_answered_comes_back() -> None:
-    """Numbers, texts, arrays with dtype and shape, tuples, not-a-number, references."""
+async def test_w16_what_is_passed_comes_there_and_what_is_answered_comes_back() -> None:
+    """Numbers, texts, arrays with dtype and shape, tuples, not-a-number, references. Weak spot 16: edges of the graph
+    couldn't be passed."""
     given = {
         "array": np.arange(6, dtype=np.float32).reshape(2, 3),
         "list": [1, 2.5, None, True, "ä"],
         "tuple": (1, (2, 3)),
         "unusual": [float("nan"), float("-inf")],
         "variable": Variable("x"),
+        "edge": Edge(3, 1),
         "empty": np.zeros((0, 4), np.int64),
     }
     async with Peer().running() as peer, RpcClient(peer.url) as client:
@@ -70,6 +72,18 @@ async def test_what_is_passed_comes_there_and_what_is_answered_comes_back() -> N
     assert np.array_equal(back.pop("array"), given.pop("array"))
     assert back.pop("empty").shape == (0, 4) and given.pop("empty") is not None
     assert repr(back) == repr(given)
+
+
+@awaited
+async def test_w1_no_client_is_deaf() -> None:
+    """Weak spot 1: of what comes together with the first answer, or right after it, nothing is lost."""
+    said: list[str] = []
+    async with Peer().running() as peer:
+        peer.greeting = lambda session: session.tell("log", level="info", text="welcome")
+        for n in range(60):
+            async with RpcClient(peer.url, say=said.append) as client:
+                assert await client.call("echo", {"n": n}, timeout=5) == {"n": n}
+                assert len(said) == n + 1
 
 
 @awaited

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 
 from gridkit.client import rpc_applier, rpc_session
 from gridkit.client.rpc import RpcClient
+from gridkit.client.rpc_calls import Call
 from gridkit.errors import AccessError, CallTimeout, ErrorCode, LimitError, NodeUnreachable, NotFoundError, WireError
 from gridkit.wire.rpc.channel import Window
 from gridkit.wire.rpc.handshake import BROKEN, REPLACED
@@ -361,6 +364,45 @@ async def test_a_call_that_is_too_large_is_refused_and_no_other() -> None:
             await client.call("echo", {"x": np.zeros(1 << 16)})
         assert getattr(found.value, "code", None) is ErrorCode.TOO_LARGE
         assert await client.call("echo", {"x": 1}) == {"x": 1} and not client._calls
+
+
+@pytest.mark.soak
+@awaited
+async def test_memory_is_flat_over_a_long_session() -> None:
+    """With calls, functions, graphs, cancelled calls, and a broken link now and then."""
+    async with Peer().running() as peer, RpcClient(peer.url) as client:
+        counting(peer, [])
+        peer.methods["silent"] = lambda asked: SILENT
+
+        async def work(rounds: int) -> int:
+            for round in range(rounds):
+                await asyncio.gather(*(client.call("echo", {"n": n, "x": np.zeros(100)}) for n in range(20)))
+                await client.call("graph", {"first": 2 * round})
+                await client.call("call_back", {"fn": lambda n=round: n})
+                client.mirror.forget([f"v{2 * round}"])
+                call = await client.submit("silent")
+                waiting = asyncio.create_task(_waiting(call))
+                await asyncio.sleep(0)
+                waiting.cancel()
+                if round % 20 == 0:
+                    peer.cut()
+            peer.took.clear()
+            peer.cancelled.clear()
+            client._callables.called.clear()
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0]
+
+        tracemalloc.start()
+        await work(100)
+        before = await work(100)
+        after = await work(400)
+        tracemalloc.stop()
+        assert after - before < 200_000 and not client.mirror.nodes
+        await until(lambda: not client._calls)
+
+
+async def _waiting(call: Call) -> None:
+    await call
 
 
 @awaited
