@@ -169,8 +169,9 @@ def _participant(options: argparse.Namespace) -> int:
     from gridkit.participant import serve_participant
 
     token, secret = _token(options.token_file), _token(options.secret_file, "GRIDKIT_SECRET")
-    if options.user is not None and token is None:
-        raise UsageError(f"there is no password for {options.user}", "set GRIDKIT_TOKEN, or pass --token-file")
+    if token is None:
+        what = "token" if options.user is None else f"password for {options.user}"
+        raise UsageError(f"there is no {what}", "set GRIDKIT_TOKEN, or pass --token-file")
     if not options.script.is_file():
         raise UsageError(f"there is no script {options.script}", "pass a Python file with functions train and test")
     names = runpy.run_path(str(options.script))
@@ -187,6 +188,12 @@ def _participant(options: argparse.Namespace) -> int:
 def _token(file: Path | None, variable: str = "GRIDKIT_TOKEN") -> str | None:
     if file is None:
         return os.environ.get(variable) or None
-    if file.stat().st_mode & 0o077:
+    try:
+        open_to_others, text = file.stat().st_mode & 0o077, file.read_text().strip()
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"{file} can't be read: {error}", f"write it there, or set {variable}") from None
+    if open_to_others:
         raise UsageError(f"{file} can be read by others", f"chmod 600 {file}")
-    return file.read_text().strip()
+    if not text:
+        raise UsageError(f"{file} is empty", f"write it there, or set {variable}")
+    return text

@@ -426,21 +426,32 @@ def test_what_is_wrong_with_a_command_is_said_in_two_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = tmp_path / "train.py"
+    (tmp_path / "there").write_text("a token")
+    (tmp_path / "there").chmod(0o644)
+    (tmp_path / "empty").touch(0o600)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRIDKIT_SECRET", SECRET)
-    monkeypatch.delenv("GRIDKIT_TOKEN", raising=False)
+    monkeypatch.setenv("GRIDKIT_TOKEN", "a token")
     command = ["participant", "--node", "http://127.0.0.1:9/push", "--script", str(script), "--port", "0"]
     for text, more, reason in (
         (None, [], "no script"),
         ("def train(state, task): ...", [], "no function test"),
         ("train = test = 3", [], "train is a int"),
-        (SCRIPT, ["--user", "two"], "no password"),
         (SCRIPT, ["--port", "70000"], "can't listen"),
+        (SCRIPT, ["--token-file", "there"], "chmod 600 there"),
+        (SCRIPT, ["--token-file", "nowhere"], "nowhere can't be read"),
+        (SCRIPT, ["--token-file", "empty"], "empty is empty"),
+        (SCRIPT, ["--secret-file", "nowhere"], "or set GRIDKIT_SECRET"),
     ):
         if text is not None:
             script.write_text(text)
         assert main([*command, *more]) == 1
         said = capsys.readouterr().err
         assert reason in said and said.count("\n") == 2 and SECRET not in said
+    monkeypatch.delenv("GRIDKIT_TOKEN")
+    for more, reason in (([], "no token"), (["--user", "two"], "no password for two")):
+        assert main([*command, *more]) == 1
+        assert reason in capsys.readouterr().err
 
 
 @pytest.mark.faults

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +99,9 @@ def roster(clients: Sequence[tuple[Any, Any] | str]) -> list[tuple[Array, Array]
     """
     if isinstance(clients, str):
         raise UsageError(f"clients is a text, '{clients}'", "pass a list, such as clients=grid.participants")
+    if not isinstance(clients, Sized):
+        what, hint = type(clients).__name__, "pass a list, such as [(x, y), …], or grid.participants"
+        raise UsageError(f"clients is a {what}", f"{hint} (of gridkit.aio: await grid.participants())")
     if not len(clients):
         raise UsageError("there are no clients", "pass clients=[(x, y), …], or first grid.push_participant(…)")
     found: list[tuple[Array, Array] | str] = []

@@ -28,3 +28,10 @@ def test_without_clients_both_kinds_are_advised() -> None:
     with pytest.raises(UsageError, match="there are no clients") as nobody:
         roster([])
     assert "(x, y)" in str(nobody.value) and "grid.push_participant" in str(nobody.value)
+
+
+def test_clients_that_are_no_list_are_named() -> None:
+    for wrong in (lambda: [], iter([]), None):
+        with pytest.raises(UsageError, match=f"clients is a {type(wrong).__name__}") as caught:
+            roster(wrong)  # type: ignore[arg-type]
+        assert "await grid.participants()" in str(caught.value)
