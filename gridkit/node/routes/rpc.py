@@ -54,7 +54,7 @@ async def serve(socket: WebSocket) -> None:
             await _serve_v1(socket, principal, limits)
         else:
             socket.scope["extensions"]["gridkit.limit"](limits.rpc_text)
-            await _serve_plain(socket, principal)
+            await _serve_plain(socket, principal, limits)
     except GridkitError as error:
         watch.refused(principal, socket.scope, "connect", RIGHT, error)
         await socket.close()  # before accept: the handshake answers 403
@@ -62,12 +62,14 @@ async def serve(socket: WebSocket) -> None:
         pass  # while it began
 
 
-async def _serve_plain(socket: WebSocket, principal: Principal) -> None:
+async def _serve_plain(socket: WebSocket, principal: Principal, limits: Limits) -> None:
     sessions: Sessions = socket.app.state.service.rpc
     name = basic_name(socket.scope["headers"])
     lasting = name not in ("", principal.name)
     key = name if lasting else secrets.token_hex(16)
-    session = sessions.find(principal, Profile.PLAIN, key) or sessions.begin(principal, key, PlainLine())
+    session = sessions.find(principal, Profile.PLAIN, key)
+    if session is None:
+        session = sessions.begin(principal, key, PlainLine(2 * limits.ping_seconds if lasting else 0.0))
     first = pack(Reply(None, {"session_id": session.id}), Profile.PLAIN)
     await socket.receive()  # "websocket.connect", which is there
     link = Link(socket, session.links + 1)

@@ -41,8 +41,8 @@ class Line(Protocol):
     def held(self) -> int:
         """Bytes that wait."""
 
-    def put(self, text: str, bodies: Sequence[Body]) -> None:
-        """Say this, after what waits.
+    def put(self, text: str, bodies: Sequence[Body], *, answer: bool = False) -> None:
+        """Say this, after what waits. `answer`: it is one.
 
         Raises:
             LimitError: `TOO_LARGE`.

@@ -336,7 +336,7 @@ class Session:
         text = pack(message, self.line.profile)
         if bodies or len(text) > SMALL:
             self._weigh()
-        self.line.put(text, bodies)
+        self.line.put(text, bodies, answer=isinstance(message, Reply | Failure))
         if self.link is not None:
             self.link.poke()
 

@@ -39,7 +39,7 @@ class V1Line:
         self._fill()
         return self._held
 
-    def put(self, text: str, bodies: Sequence[Body]) -> None:
+    def put(self, text: str, bodies: Sequence[Body], *, answer: bool = False) -> None:
         data, bodies = text.encode(), tuple(bodies)
         room = self.channel.room(data, bodies)  # raises if there never is
         self._held += frame_size(data, bodies)

@@ -169,7 +169,23 @@ async def test_an_answer_without_a_link_waits_for_one(node: NodeUnderTest) -> No
     assert closed.value.rcvd is None, "cut, without a word"
     await asyncio.sleep(0.5)
     again = await Plain.to(node, authorization=basic("instance 2"))
-    assert await again.step() == {"jsonrpc": "2.0", "id": slow, "result": {"data": 0.3}}
+    await again.call("echo")
+    assert again.replies[slow] == {"jsonrpc": "2.0", "id": slow, "result": {"data": 0.3}}, "ahead of what came later"
+
+
+@live
+async def test_an_answer_that_a_dead_link_took_along_is_told_again(node: NodeUnderTest) -> None:
+    """Nobody was there any more when the node wrote it. Its client waits for it by its id, and for none twice."""
+    client = await Plain.to(node, authorization=basic("instance 5"))
+    client.socket.transport.pause_reading()  # type: ignore[attr-defined]
+    asked = [await client.send("echo", {"n": number}) for number in range(5)]
+    asked.append(await client.send("run_function", {"function_name": "Sleep", "args": [0.1]}))
+    await asyncio.sleep(0.3)
+    client.socket.transport.abort()
+    again = await Plain.to(node, authorization=basic("instance 5"))
+    later = await again.send("echo", {"n": 6})
+    await again.reply(later)
+    assert list(again.replies) == [*asked, later]
 
 
 @live

@@ -78,7 +78,7 @@ def said(session: Session, message: Message) -> None:
 
 
 def begin(sessions: Sessions, principal: Principal = OWNER, key: str = "k") -> tuple[Session, FakeLink]:
-    session = sessions.begin(principal, key, PlainLine())
+    session = sessions.begin(principal, key, PlainLine(0.0))
     link = FakeLink(1)
     sessions.linked(session, link, principal)
     return session, link
