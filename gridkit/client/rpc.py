@@ -148,10 +148,9 @@ class RpcClient(Handlers):
             NodeUnreachable: nobody answered.
         """
         self._check_here()
-        key = api_key or (None if self._link.credentials else os.environ.get("GRIDKIT_TOKEN") or stored_token(self.url))
-        if key is not None and self._link.credentials != {"authorization": f"Bearer {key}"}:
+        if api_key is not None and self._link.credentials != {"authorization": f"Bearer {api_key}"}:
             await self._leave("another key is used")
-            self._link.use(key)
+            self._link.use(api_key)
         self._closed = False
         return {"session_id": (await self._linked(retries, delay)).id}
 
@@ -178,9 +177,14 @@ class RpcClient(Handlers):
             if self._session is None or self._session.ended is not None:
                 if self._applier is not None:
                     await self._applier.wait()
+                if not self._link.credentials and (key := os.environ.get("GRIDKIT_TOKEN") or stored_token(self.url)):
+                    self._link.use(key)
                 applier = Applier(self, self._callables)
                 session = RpcSession(self._link, self._window, self._patience, applier.take, applier.end)
                 await session.start(retries, delay)
+                if self._closed:  # meanwhile
+                    await session.close(_closed(self.url))
+                    raise _closed(self.url)
                 if self.mirror.lost is not None:
                     self.mirror = Mirror()
                 self._session, self._applier = session, applier
@@ -343,6 +347,7 @@ class RpcClient(Handlers):
         for call in list(self._calls.values()):
             call.answered = True  # there is nobody who could be told to stop
             call.fail(fresh(error))
+        self._callables.abandon()
         self.mirror.lose(error)
 
     def _error_of(self, failure: Failure) -> GridkitError:

@@ -271,7 +271,8 @@ class Callables:
             text = f"{type(error).__name__}: {str(error)[:MAX_ERROR]}"
             raise
         finally:
-            del self.runs[id]
+            if self.runs.get(id) is run:
+                del self.runs[id]
             self.called.append(CalledBack(name_of(fn), given, result, text, time.monotonic() - began, at))
 
     async def _called(
@@ -294,6 +295,12 @@ class Callables:
         if error is not None:
             raise error
         return result
+
+    def abandon(self) -> None:
+        """The session is over: nobody waits for what runs, and ids may come again."""
+        for run in self.runs.values():
+            run.cancel()
+        self.runs.clear()
 
     def restart(self) -> None:
         """In a forked child, which has no threads: functions stay exposed."""
@@ -347,7 +354,7 @@ def _as_exception(error: BaseException) -> Exception:
 
 def cancelled() -> GridkitError:
     """What a function's own calls end with when the node doesn't want its result any more."""
-    return RunError("the node cancelled the call of this function", code=ErrorCode.CANCELLED)
+    return RunError("the node doesn't wait for this function: its call was cancelled", code=ErrorCode.CANCELLED)
 
 
 def name_of(fn: Callable[..., Any]) -> str:

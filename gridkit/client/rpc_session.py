@@ -237,6 +237,7 @@ class RpcSession:
             self._waiting.clear()
         task, self._task = self._task, None
         if task is not None:
+            await asyncio.sleep(0)  # it has had its first step, else it couldn't end the link
             task.cancel()
             await asyncio.wait([task])
 

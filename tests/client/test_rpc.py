@@ -201,10 +201,28 @@ async def test_connect_gives_the_session_and_a_second_one_changes_nothing() -> N
 
 
 @awaited
-async def test_a_call_connects_by_itself() -> None:
+async def test_a_client_that_is_closed_while_it_connects_stays_closed() -> None:
+    async with Peer().running() as peer:
+        client = RpcClient(peer.url)
+        peer.refuse = 503
+        connecting = asyncio.create_task(client.connect(retries=100, delay=0.02))
+        await until(lambda: len(peer.keys) > 1)
+        await client.close()
+        peer.refuse = None
+        with pytest.raises(NodeUnreachable, match="closed"):
+            await connecting
+        assert not client.connected
+        await until(lambda: not peer.open)
+
+
+@awaited
+async def test_a_call_connects_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the key that everything of gridkit's takes."""
+    monkeypatch.setenv("GRIDKIT_TOKEN", "of the environment")
     async with Peer().running() as peer:
         client = RpcClient("ws://127.0.0.1", peer.port)
         assert await client.call("echo", {"n": 1}) == {"n": 1} and client.connected
+        assert peer.keys == ["Bearer of the environment"]
         await client.close()
 
 

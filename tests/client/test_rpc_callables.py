@@ -17,7 +17,8 @@ import pytest
 from gridkit.client import rpc_applier, rpc_callables
 from gridkit.client.rpc import RpcClient
 from gridkit.client.rpc_calls import Call
-from gridkit.errors import ErrorCode, RunError
+from gridkit.errors import ErrorCode, NotFoundError, RunError
+from gridkit.wire.rpc.channel import Window
 from gridkit.wire.rpc.messages import Notification
 from gridkit.wire.rpc.values import Variable
 from tests.client.rpc_peer import Asked, Peer, awaited, call_back
@@ -321,6 +322,39 @@ async def test_s7_an_id_that_is_in_use_is_refused() -> None:
             peer.session.answers["n1"] = held
             end.set()
             assert (await first).result["data"] is True
+
+
+@awaited
+async def test_what_runs_for_a_session_that_was_lost_is_in_no_ones_way() -> None:
+    """Ids of requests are each session's own."""
+    end = threading.Event()
+    async with calling(Peer()).running() as peer, RpcClient(peer.url) as client:
+        ended: list[str] = []
+
+        async def for_ever() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append("coroutine")
+
+        calls = [asyncio.create_task(client.call("call_back", {"fn": fn})) for fn in (lambda: end.wait(20), for_ever)]
+        await until(lambda: len(client._callables.runs) == 2)
+        peer.restart()
+        for call in calls:
+            with pytest.raises(NotFoundError, match="restarted"):
+                await call
+        await until(lambda: ended == ["coroutine"])
+        assert not client._callables.runs
+        assert [await client.call("call_back", {"fn": lambda n=n: n}) for n in range(3)] == [0, 1, 2]
+        end.set()
+        assert await client.call("call_back", {"fn": lambda: 3}) == 3
+
+
+@awaited
+async def test_a_result_that_is_too_large_is_said() -> None:
+    async with calling(Peer(Window(16, 1 << 16))).running() as peer, RpcClient(peer.url) as client:
+        back = await client.call("call_back", {"fn": lambda: np.zeros(1 << 16)})
+        assert back["data"]["code"] == "TOO_LARGE" and await client.call("call_back", {"fn": lambda: 1}) == 1
 
 
 @awaited
