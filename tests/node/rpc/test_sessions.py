@@ -182,7 +182,7 @@ async def test_so_many_bytes_each(watch: Watch) -> None:
 
 
 @live
-async def test_an_ended_session_frees_what_it_had(watch: Watch) -> None:
+async def test_an_ended_session_frees_what_it_had(watch: Watch, recwarn: pytest.WarningsRecorder) -> None:
     sessions = Sessions(watch, Limits())
     session, link = begin(sessions)
     freed: list[bool] = []
@@ -196,6 +196,8 @@ async def test_an_ended_session_frees_what_it_had(watch: Watch) -> None:
     assert freed == [True] and link.ended == [(1008, "the node has ended")]
     assert len(session._works) == len(session._calls) == 0
     assert len(asyncio.all_tasks()) == 1
+    gc.collect()
+    assert [str(warning.message) for warning in recwarn] == []
     said(session, Request("echo", {}, 4))
     assert [message for message in link.take() if isinstance(message, Reply)] == []
 
