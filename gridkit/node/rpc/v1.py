@@ -31,12 +31,12 @@ class V1Line:
 
     @property
     def full(self) -> bool:
-        self._fill()
+        self._eased()
         return bool(self._waiting)
 
     @property
     def held(self) -> int:
-        self._fill()
+        self._eased()
         return self._held
 
     def put(self, text: str, bodies: Sequence[Body], *, answer: bool = False) -> None:
@@ -52,11 +52,18 @@ class V1Line:
         self.channel.send(data, bodies)
         self._sizes.append(frame_size(data, bodies))
 
-    def _fill(self) -> None:
+    def _fill(self) -> bool:
+        """What was acknowledged is no longer held, and makes room; whether anything took that."""
         while len(self._sizes) > self.channel.unacked:
             self._held -= self._sizes.popleft()
+        before = len(self._waiting)
         while self._waiting and self.channel.room(*self._waiting[0]):
             self._send(*self._waiting.popleft())
+        return len(self._waiting) < before
+
+    def _eased(self) -> None:
+        if self._fill() and self._link is not None:
+            self._link.poke()
 
     def pass_by(self, key: Hashable, text: str) -> None:
         self.channel.pass_by(key, text.encode())
@@ -71,13 +78,11 @@ class V1Line:
     def receive(self, data: Data, link: int) -> Iterator[Incoming]:
         if isinstance(data, str):
             raise WireError("a text came after the handshake; frames are binary")
-        before = self.channel.unacked
         try:
             for frame in self.channel.receive(data, link):
                 yield Incoming(frame.text, frame.bodies, frame.seq, frame.size, passing=frame.seq == 0)
         finally:
-            if self._link is not None and self._waiting and self.channel.unacked < before:
-                self._link.poke()  # there may be room for what waits
+            self._eased()
 
     def applied(self, incoming: Incoming) -> None:
         if incoming.seq:

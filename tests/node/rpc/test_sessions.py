@@ -44,12 +44,13 @@ class FakeLink(Link):
         self.number = number
         self.socket: Any = type("Socket", (), {"scope": {"extensions": {"gridkit.patience": id}, "client": None}})()
         self.ended: list[tuple[int, str]] = []
+        self.pokes = 0
 
     def write(self, outgoing: Any, drained: Any) -> None:
         self.outgoing, self.drained = outgoing, drained
 
     def poke(self) -> None:
-        pass
+        self.pokes += 1
 
     def end(self, code: int, reason: str) -> None:
         self.ended.append((code, reason))
@@ -320,4 +321,24 @@ async def test_a_clients_failure_is_raised_and_its_bodies_come_along(watch: Watc
     sessions.end(session, NodeUnreachable("the account was removed"))
     with pytest.raises(NodeUnreachable, match="removed"):
         await waiting
+    await sessions.close()
+
+
+@live
+async def test_an_ack_that_comes_with_a_message_makes_room(watch: Watch) -> None:
+    """Whoever looks first for room moves what waits into it; and then it must be written, too."""
+    line, client = v1_ends(Window(frames=2, bytes=1 << 20))
+    sessions = Sessions(watch, Limits())
+    session, link = sessions.begin(OWNER, "k", line), V1Link(1)
+    sessions.linked(session, link, OWNER)
+    for number in range(4):
+        session._put(Notification("log", {"level": "info", "text": str(number)}))
+    assert len(link.hear(client)) == 2
+    client.send(pack(Notification("heartbeat", {"id": 1})).encode())
+    data = client.outgoing(0.0)
+    assert data is not None
+    link.pokes = 0
+    for incoming in line.receive(data, 1):
+        session.feed(incoming)
+    assert link.pokes > 0 and len(link.hear(client)) == 2
     await sessions.close()
