@@ -47,8 +47,8 @@ def test_call_and_close(peer: Peer) -> None:
     assert repr(client) == f"RpcClient('{peer.url}', closed)"
 
 
-def test_w3_a_function_uses_the_client_as_a_cell_does(peer: Peer) -> None:
-    """Weak spot 3: it deadlocked. Nested, on a thread, as a coroutine function."""
+def test_weak_spot_3_a_function_uses_the_client_as_a_cell_does(peer: Peer) -> None:
+    """It deadlocked. Nested, on a thread, as a coroutine function."""
     with RpcClient(peer.url) as client:
 
         def deep(n: int) -> Any:
@@ -82,8 +82,7 @@ def test_progress_is_told_where_the_call_waits(peer: Peer) -> None:
     assert told and told[-1][0].total == 6 and {thread for _, thread in told} == {threading.main_thread()}
 
 
-def test_w11_an_interrupt_cancels_the_call_on_the_node(peer: Peer) -> None:
-    """Weak spot 11."""
+def test_weak_spot_11_an_interrupt_cancels_the_call_on_the_node(peer: Peer) -> None:
     with RpcClient(peer.url) as client:
         client.connect()
 

@@ -1,4 +1,8 @@
-"""Calls of a node: results, errors, how long they wait, and how they end."""
+"""Calls of a node: results, errors, how long they wait, and how they end.
+
+Tests of weak spots, here and in the next files, are of what goes wrong with the protocol's original client, which their
+docstrings tell.
+"""
 
 from __future__ import annotations
 
@@ -54,9 +58,9 @@ async def until(condition: Any) -> None:
 
 
 @awaited
-async def test_w16_what_is_passed_comes_there_and_what_is_answered_comes_back() -> None:
-    """Numbers, texts, arrays with dtype and shape, tuples, not-a-number, references. Weak spot 16: edges of the graph
-    couldn't be passed."""
+async def test_weak_spot_16_what_is_passed_comes_there_and_what_is_answered_comes_back() -> None:
+    """Numbers, texts, arrays with dtype and shape, tuples, not-a-number, references, edges of
+    the graph."""
     given = {
         "array": np.arange(6, dtype=np.float32).reshape(2, 3),
         "list": [1, 2.5, None, True, "ä"],
@@ -75,8 +79,8 @@ async def test_w16_what_is_passed_comes_there_and_what_is_answered_comes_back() 
 
 
 @awaited
-async def test_w1_no_client_is_deaf() -> None:
-    """Weak spot 1: of what comes together with the first answer, or right after it, nothing is lost."""
+async def test_weak_spot_1_no_client_is_deaf() -> None:
+    """Of what comes together with the first answer, or right after it, nothing is lost."""
     said: list[str] = []
     async with Peer().running() as peer:
         peer.greeting = lambda session: session.tell("log", level="info", text="welcome")
@@ -124,8 +128,8 @@ async def test_what_cant_be_sent_is_said_before_anything_is() -> None:
 
 
 @awaited
-async def test_w4_a_call_times_out_only_when_there_is_no_sign_of_life() -> None:
-    """Weak spot 6, 10: heartbeats of any method keep its call waiting, and tell how far it is."""
+async def test_weak_spot_10_a_call_times_out_only_when_there_is_no_sign_of_life() -> None:
+    """Heartbeats of any method keep its call waiting, and tell how far it is."""
     told: list[Progress] = []
     async with Peer().running() as peer, RpcClient(peer.url) as client:
         peer.methods["slow"] = slow
@@ -152,8 +156,7 @@ async def test_a_late_answer_to_a_call_that_was_given_up_harms_nobody() -> None:
 
 
 @awaited
-async def test_w11_a_cancelled_call_is_cancelled_on_the_node() -> None:
-    """Weak spot 11."""
+async def test_weak_spot_11_a_cancelled_call_is_cancelled_on_the_node() -> None:
     async with Peer().running() as peer, RpcClient(peer.url) as client:
         peer.methods["silent"] = lambda asked: SILENT
         call = asyncio.create_task(client.call("silent"))
@@ -259,8 +262,7 @@ async def test_something_else_than_a_node_is_said() -> None:
 
 
 @awaited
-async def test_w9_a_client_is_a_context_manager_open_or_not() -> None:
-    """Weak spot 9."""
+async def test_weak_spot_9_a_client_is_a_context_manager_open_or_not() -> None:
     async with Peer().running() as peer:
         client = RpcClient(peer.url)
         await client.connect("key")
@@ -328,8 +330,8 @@ def test_another_loop_is_refused_while_the_first_one_lives_and_taken_after() -> 
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_w11_after_a_fork_the_child_has_a_session_of_its_own() -> None:
-    """Weak spot 11: it hung."""
+def test_weak_spot_11_after_a_fork_the_child_has_a_session_of_its_own() -> None:
+    """It hung."""
     code = """
 import os, sys
 from gridkit.rpc import RpcClient
@@ -449,8 +451,7 @@ async def test_lines_of_the_node_are_printed() -> None:
         assert said == ["one"]
 
 
-def test_w15_nothing_happens_when_it_is_imported() -> None:
-    """Weak spot 15."""
+def test_weak_spot_15_nothing_happens_when_it_is_imported() -> None:
     code = (
         "import threading, logging, sys; handlers = list(logging.root.handlers); import gridkit.rpc;"
         "assert threading.active_count() == 1 and logging.root.handlers == handlers;"

@@ -61,8 +61,8 @@ async def test_a_function_lives_as_long_as_it_is_exposed() -> None:
 
 
 @awaited
-async def test_w13_functions_that_are_passed_or_forgotten_are_collected() -> None:
-    """Weak spot 13: one more id in a registry with each call."""
+async def test_weak_spot_13_functions_that_are_passed_or_forgotten_are_collected() -> None:
+    """One more id in a registry with each call."""
     async with calling(Peer()).running() as peer, RpcClient(peer.url) as client:
         for n in range(10):
             nested = {"fn": lambda n=n: n, "args": [], "deep": [{"other": (len, functools.partial(max, 1))}]}
@@ -76,8 +76,8 @@ async def test_w13_functions_that_are_passed_or_forgotten_are_collected() -> Non
 
 
 @awaited
-async def test_w3_a_function_may_use_the_session_and_nest() -> None:
-    """Weak spot 3: it deadlocked the whole client."""
+async def test_weak_spot_3_a_function_may_use_the_session_and_nest() -> None:
+    """It deadlocked the whole client."""
     async with calling(Peer()).running() as peer, RpcClient(peer.url) as client:
         loop = asyncio.get_running_loop()
 
@@ -130,8 +130,8 @@ async def test_without_a_parent_nesting_ends_as_well() -> None:
 
 
 @awaited
-async def test_w4_a_slow_function_stops_nothing() -> None:
-    """Weak spot 4: other calls go on, and so do pings; the node is told that it lives."""
+async def test_weak_spot_4_a_slow_function_stops_nothing() -> None:
+    """Other calls go on, and so do pings; the node is told that it lives."""
     end = threading.Event()
     async with calling(Peer()).running() as peer, RpcClient(peer.url) as client:
         slow = asyncio.create_task(client.call("call_back", {"fn": lambda: end.wait(20)}))
@@ -146,8 +146,8 @@ async def test_w4_a_slow_function_stops_nothing() -> None:
 
 
 @awaited
-async def test_w10_the_node_hears_that_a_function_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weak spot 10: over several links too, and not once it is over."""
+async def test_weak_spot_10_the_node_hears_that_a_function_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over several links too, and not once it is over."""
     monkeypatch.setattr(rpc_applier, "BEAT_SECONDS", 0.05)
     end = threading.Event()
     async with calling(Peer()).running() as peer, RpcClient(peer.url) as client:
@@ -233,8 +233,8 @@ async def test_what_cant_leave_the_notebook_is_said() -> None:
 
 
 @awaited
-async def test_w15_it_runs_in_the_context_of_the_cell_that_exposed_it() -> None:
-    """Weak spot 15: prints land there."""
+async def test_weak_spot_15_it_runs_in_the_context_of_the_cell_that_exposed_it() -> None:
+    """Prints land there."""
     async with calling(Peer()).running() as peer, RpcClient(peer.url) as client:
 
         async def later() -> str:

@@ -121,8 +121,8 @@ async def test_links_that_are_cut_again_and_again() -> None:
 
 
 @awaited
-async def test_w2_the_key_is_kept_and_what_is_under_way_goes_on() -> None:
-    """Weak spot 2: whatever ended the link, 1000 and 1001 too."""
+async def test_weak_spot_2_the_key_is_kept_and_what_is_under_way_goes_on() -> None:
+    """Whatever ended the link, 1000 and 1001 too."""
     async with Peer().running() as peer:
         client = RpcClient(peer.url)
         await client.connect("secret")
@@ -143,6 +143,7 @@ async def test_w2_the_key_is_kept_and_what_is_under_way_goes_on() -> None:
                 else:
                     await socket.close(code)
             await until(lambda before=before: peer.links > before and client.connected)
+            await client.call("echo")
         open_.set()
         assert await call == "kept"
         assert peer.keys == ["Bearer secret"] * 7 and len(peer.sessions) == 1
@@ -236,8 +237,8 @@ async def test_a_key_that_is_no_longer_good_ends_the_session_at_once() -> None:
 
 
 @awaited
-async def test_w8_bytes_that_are_no_frames_end_the_link_and_not_the_session() -> None:
-    """Weak spot 8; and one that goes on so is given up."""
+async def test_weak_spot_8_bytes_that_are_no_frames_end_the_link_and_not_the_session() -> None:
+    """And one that goes on so is given up."""
     async with Peer().running() as peer, RpcClient(peer.url) as client:
         await client.call("echo")
         for wrong in (b"garbage", "a text", b""):
@@ -407,7 +408,7 @@ async def _waiting(call: Call) -> None:
 
 @awaited
 async def test_memory_is_flat_over_many_calls_and_links() -> None:
-    """Weak spot 13: registries hold nothing of what is over."""
+    """registries hold nothing of what is over."""
     async with Peer().running() as peer, RpcClient(peer.url) as client:
         counting(peer, [])
         for round in range(20):

@@ -57,8 +57,8 @@ def test_the_graph_is_as_it_was_told() -> None:
     assert fn.freed and fn.fired == "p" and repr(fn) == "<MulBackward0 2, freed>"
 
 
-def test_w13_nodes_go_with_the_variables_that_lead_to_them() -> None:
-    """Weak spot 13: nothing was ever removed."""
+def test_weak_spot_13_nodes_go_with_the_variables_that_lead_to_them() -> None:
+    """Nothing was ever removed."""
     mirror = Mirror()
     product(mirror)
     mirror.create_node(3, "AddBackward0")
@@ -129,8 +129,8 @@ async def is_waiting(reading: asyncio.Task[Any]) -> bool:
 
 
 @awaited
-async def test_w6_a_read_waits_for_its_own_pass_and_no_other() -> None:
-    """Weak spot 6: a clear for the first pass released readers while the second one ran."""
+async def test_weak_spot_6_a_read_waits_for_its_own_pass_and_no_other() -> None:
+    """A clear for the first pass released readers while the second one ran."""
     mirror = Mirror()
     product(mirror)
     mirror.begin("p1", "backward", ["x"])
@@ -149,8 +149,8 @@ async def test_w6_a_read_waits_for_its_own_pass_and_no_other() -> None:
 
 
 @awaited
-async def test_w6_passes_may_end_in_any_order_and_before_anyone_asks() -> None:
-    """Weak spot 6: the flag could be set after its clear had come."""
+async def test_weak_spot_6_passes_may_end_in_any_order_and_before_anyone_asks() -> None:
+    """The flag could be set after its clear had come."""
     mirror = Mirror()
     product(mirror)
     mirror.begin("p1", "backward")  # may touch anything
@@ -166,7 +166,7 @@ async def test_w6_passes_may_end_in_any_order_and_before_anyone_asks() -> None:
 
 
 @awaited
-async def test_w6_a_pass_that_fails_ends_reads_with_the_reason() -> None:
+async def test_weak_spot_6_a_pass_that_fails_ends_reads_with_the_reason() -> None:
     mirror = Mirror()
     product(mirror)
     for known in (["x"], None):
@@ -213,8 +213,8 @@ async def test_a_lost_session_ends_all_reads() -> None:
 
 
 @awaited
-async def test_w7_everything_of_a_call_is_there_when_it_returns() -> None:
-    """Weak spot 7: a node of the graph that raced with the reply. One frame, or one message each; no answer is sent."""
+async def test_weak_spot_7_everything_of_a_call_is_there_when_it_returns() -> None:
+    """A node of the graph that raced with the reply. One frame, or one message each; no answer is sent."""
 
     def build(asked: Asked) -> str:
         events = [
@@ -241,8 +241,8 @@ async def test_w7_everything_of_a_call_is_there_when_it_returns() -> None:
 
 
 @awaited
-async def test_w12_two_thousand_items_of_a_graph_are_not_awaited_one_by_one() -> None:
-    """Weak spot 12: one awaited message an item."""
+async def test_weak_spot_12_two_thousand_items_of_a_graph_are_not_awaited_one_by_one() -> None:
+    """One awaited message an item."""
 
     def build(asked: Asked) -> str:
         nodes = [Notification("create_node", {"node_id": n, "name": "AddBackward0"}) for n in range(1000)]
@@ -263,8 +263,8 @@ async def test_w12_two_thousand_items_of_a_graph_are_not_awaited_one_by_one() ->
 
 
 @awaited
-async def test_w5_what_the_node_says_and_what_the_user_does_dont_meet() -> None:
-    """Weak spot 5: a process-global flag hid a user's write while an update of the node's was applied."""
+async def test_weak_spot_5_what_the_node_says_and_what_the_user_does_dont_meet() -> None:
+    """A process-global flag hid a user's write while an update of the node's was applied."""
     async with Peer().running() as peer, RpcClient(peer.url) as client:
         loop = asyncio.get_running_loop()
         await client.connect()
@@ -290,8 +290,8 @@ async def test_w5_what_the_node_says_and_what_the_user_does_dont_meet() -> None:
 
 
 @awaited
-async def test_w14_a_node_writes_no_attribute_but_those_of_the_list() -> None:
-    """Weak spot 14; and nothing is half applied."""
+async def test_weak_spot_14_a_node_writes_no_attribute_but_those_of_the_list() -> None:
+    """And nothing is half applied."""
     async with Peer().running() as peer, RpcClient(peer.url) as client:
         peer.session.tell("create_variable", variable_id="x", grad_fn=None, **WIRE)
         await client.call("echo")

@@ -34,8 +34,8 @@ def kernel(request: pytest.FixtureRequest, peer: Peer) -> Iterator[Kernel]:
         started.close()
 
 
-def test_w15_prints_land_in_the_cell_that_exposed_the_function(kernel: Kernel) -> None:
-    """Weak spot 15: they appeared in whatever cell was current."""
+def test_weak_spot_15_prints_land_in_the_cell_that_exposed_the_function(kernel: Kernel) -> None:
+    """They appeared in whatever cell was current."""
     metric = "def metric(n):\n    print('scored', n)\n    return client.call('echo', {'n': n})\n"
     first = kernel.send(f"{metric}exposed = client.expose(metric)")
     kernel.finish([first])
