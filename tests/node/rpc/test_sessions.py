@@ -192,7 +192,8 @@ async def test_an_ended_session_frees_what_it_had(watch: Watch, recwarn: pytest.
     said(session, Request("loopback", {"calls": [{"method": "f"}]}, 2))
     await settle()
     at_once = Request("run_function", {"function_name": "Sleep", "args": [60]}, 3)
-    said(session, at_once)  # has not even begun
+    sessions.end(session, NodeUnreachable("the node has ended"))
+    said(session, at_once)  # has not even begun when it is stopped
     await sessions.close()
     assert freed == [True] and link.ended == [(1008, "the node has ended")]
     assert len(session._works) == len(session._calls) == 0
