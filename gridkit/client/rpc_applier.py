@@ -109,10 +109,12 @@ class Applier:
         session = self._session
         if session is None:
             return
+        room = frame.seq > 0 or len(self._inbox) < MAX_BEHIND
         try:
             messages = unbatched(parse(frame.text))
         except InvalidMessage as error:
-            self._arrive((frame.seq, error, ()))
+            if room:
+                self._arrive((frame.seq, error, ()))
             return
         for message in messages:
             if isinstance(message, Notification) and message.method == "heartbeat":
@@ -123,7 +125,7 @@ class Applier:
         if isinstance(first, Reply | Failure) and frame.seq and self._at_rest and not self._inbox:
             self._owner._answered(first, frame.bodies)  # nothing else waits: it needs no turn of its own
             session.done(frame.seq)
-        elif frame.seq or len(self._inbox) < MAX_BEHIND:
+        elif room:
             self._arrive((frame.seq, messages, frame.bodies))
 
     def end(self, error: GridkitError) -> None:
@@ -143,6 +145,8 @@ class Applier:
                 if isinstance(item, GridkitError):
                     self._owner._fail_all(item)
                     return
+                if session.waiting > MAX_UNHEARD + self._owner._waiting():
+                    session.give_up(LimitError("the node asks and doesn't listen", code=ErrorCode.TOO_MANY, status=429))
                 seq, messages, bodies = item
                 if isinstance(messages, InvalidMessage):
                     if messages.answer is not None:
@@ -167,8 +171,6 @@ class Applier:
                     await self._handled(message, bodies)
                 except Exception as error:  # noqa: BLE001  it is a subclass's; nobody is answered
                     _LOG.warning("'%s' of the node failed here: %s: %s", message.method, type(error).__name__, error)
-            case Request() if session.waiting > MAX_UNHEARD + self._owner._waiting():
-                session.give_up(LimitError("the node asks and doesn't listen", code=ErrorCode.TOO_MANY, status=429))
             case Request(method="run_callable"):
                 task = asyncio.create_task(self._answer(session, message, bodies))
                 self._answering.add(task)
