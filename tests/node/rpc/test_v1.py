@@ -71,6 +71,20 @@ async def test_w11_a_call_is_cancelled(node: NodeUnderTest) -> None:
     assert await client.call("echo", {"x": 1}) == {"x": 1}
 
 
+@live
+async def test_what_is_never_answered_is_acknowledged(node: NodeUnderTest) -> None:
+    """Many at once when they are many, the last after a while: else whoever only tells would run out of credit."""
+    client = await V1(node).open()
+    beat = Notification("heartbeat", {"id": 1})
+    for _ in range(1000):
+        while not client.channel.room(pack(beat).encode()):
+            await client.step()
+        await client.say(beat)
+    while client.channel.unacked:
+        await client.step()
+    assert client.replies == {}
+
+
 # ---- links
 
 
