@@ -107,8 +107,10 @@ class Outbound:
         if covered:
             raise _refused(f"{target} is this node itself", "name another node")
         if not isinstance(target.host, str) or any(rule.name for rule in rules):
-            wanted = place(found[0], target.port)
-            raise _refused(f"this node may not call {target}: the address is {kind_of(found[0])}", _allow(wanted))
+            kind, hint = kind_of(found[0]), _allow(place(found[0], target.port))
+            if kind == "unspecified":  # as a service was told to listen on all interfaces
+                hint = f"give an address at which the node reaches it; else {hint}"
+            raise _refused(f"this node may not call {target}: the address is {kind}", hint)
         # one text for every name that the owner didn't allow: whether it exists inside, and where, isn't told
         raise _refused(f"this node may not call {target}", _allow(str(target)))
 

@@ -168,7 +168,9 @@ class PushModels:
             self._access.allow(principal, "host-archive", owner=row.owner)
             if (training := push_rows.training_of(c, model_id)) is not None:
                 text = f"the model {model_id} is that of the training {training.id}"
-                raise ConflictError(text, "the training goes first", code=ErrorCode.ALREADY_EXISTS, status=409)
+                raise ConflictError(
+                    text, "delete that first; once started, both stay", code=ErrorCode.ALREADY_EXISTS, status=409
+                )
             c.execute(db.push_model.delete().where(db.push_model.c.id == model_id))
             return str(row.digest)
 

@@ -276,7 +276,7 @@ def _check_startable(c: sa.Connection, found: push_rows.Training) -> None:
 
 
 def _begun(training_id: str) -> NodeError:
-    return _bad(f"the training {training_id} was started already", "make another one")
+    return _bad(f"the training {training_id} was started already", "make another one: this one stays as it is")
 
 
 def _bad(message: str, hint: str) -> NodeError:

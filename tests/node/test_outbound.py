@@ -232,6 +232,14 @@ def test_an_allowed_name_that_is_pointed_inside_is_refused() -> None:
     run(work)
 
 
+def test_where_services_listen_is_no_address_to_call() -> None:
+    async def work() -> None:
+        error = await refused(policy("127.0.0.1").check("http://0.0.0.0:8101/"))
+        assert error.hint is not None and error.hint.startswith("give an address at which the node reaches it")
+
+    run(work)
+
+
 def test_strangers_are_not_told_which_names_exist_inside() -> None:
     async def work() -> None:
         names = Names(inner_example=[["10.1.2.3"]], twin_example=[["169.254.169.254"]], good_example=[["10.1.2.3"]])

@@ -153,7 +153,9 @@ def test_a_started_training_stays_as_it_is(north: Hospital, south: Hospital) -> 
     refused(north.http.post(f"{PUSH}/trainings/{training}/start/"), 400, "BAD_REQUEST", "started already")
     refused(north.http.put(clients, json=one), 400, "BAD_REQUEST")
     refused(north.http.request("DELETE", clients, json=one), 400, "BAD_REQUEST")
-    refused(north.http.delete(f"{PUSH}/trainings/{training}/"), 400, "BAD_REQUEST")
+    stays = north.http.delete(f"{PUSH}/trainings/{training}/")
+    refused(stays, 400, "BAD_REQUEST")
+    assert "stays as it is" in stays.json()["hint"]
     assert north.training(training)["state"] == "O"
     shown = north.http.get(f"{PUSH}/models/{model}/metadata/").json()
     for path in ("models", "models/latest"):
