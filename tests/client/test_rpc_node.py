@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,6 +142,22 @@ async def test_a_link_that_is_cut_at_any_byte_changes_nothing(shared: NodeUnderT
             for second in (300, 1500):
                 outcome, cut = await run(up, [1 + first * proxy.passed // 6, second])
                 assert outcome == expected and cut.connections > 1
+
+
+@pytest.mark.soak
+@awaited
+async def test_a_session_over_links_that_are_cut_all_the_time(shared: NodeUnderTest) -> None:
+    chance = random.Random(7)
+    for up in (True, False):
+        proxy = Proxy(shared.port, up, [int(10 ** chance.uniform(2.9, 4.5)) for _ in range(1000)])
+        async with proxy.running() as url:
+            client = RpcClient(url)
+            session = await client.connect(TOKEN, retries=100, delay=0.01)
+            expected = await script(client)
+            for _ in range(60):
+                assert await script(client) == expected
+            assert await client.connect() == session and proxy.connections > 20
+            await client.close()
 
 
 @awaited
