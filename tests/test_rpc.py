@@ -76,7 +76,7 @@ def test_progress_is_told_where_the_call_waits(peer: Peer) -> None:
     told: list[tuple[Progress, threading.Thread]] = []
     with RpcClient(peer.url) as client:
         note = lambda progress: told.append((progress, threading.current_thread()))  # noqa: E731
-        assert client.call("slow", timeout=0.15, on_progress=note) == "done"
+        assert client.call("slow", {"seconds": 0.15}, timeout=0.6, on_progress=note) == "done"
         with pytest.raises(ZeroDivisionError):
             client.call("slow", on_progress=lambda progress: 1 // 0)
     assert told and told[-1][0].total == 6 and {thread for _, thread in told} == {threading.main_thread()}
