@@ -80,7 +80,7 @@ async def _serve_plain(socket: WebSocket, principal: Principal, limits: Limits) 
     try:
         await socket.accept()
         await socket.send_text(first)
-        closed = await link.read(lambda data: _take(sessions, session, link, data), session.calm)
+        closed = await link.read(lambda data: take(sessions, session, link, data), session.calm)
     finally:
         sessions.dropped(session, link, for_good=not lasting)
     _note_end(socket, principal, closed)
@@ -113,7 +113,7 @@ async def _serve_v1(socket: WebSocket, principal: Principal, limits: Limits) -> 
     closed = None
     try:
         await socket.send_text(pack(Reply(asked.id, answer.model_dump())))  # ahead of the writer, as above
-        closed = await link.read(lambda data: _take(sessions, session, link, data), session.calm)
+        closed = await link.read(lambda data: take(sessions, session, link, data), session.calm)
     finally:
         sessions.dropped(session, link, for_good=closed == CLOSED)
     _note_end(socket, principal, closed)
@@ -139,7 +139,7 @@ async def _hello(socket: WebSocket) -> tuple[Request, Hello] | None:
     return None
 
 
-def _take(sessions: Sessions, session: Session, link: Link, data: Data) -> bool:
+def take(sessions: Sessions, session: Session, link: Link, data: Data) -> bool:
     """What came; whether more may come at once."""
     if session.link is not link:
         return True  # a newer one is there

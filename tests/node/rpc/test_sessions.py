@@ -14,6 +14,7 @@ from gridkit.errors import LimitError, NodeError, NodeUnreachable
 from gridkit.node.audit import Audit
 from gridkit.node.rates import Rates
 from gridkit.node.rights import OWNER, Access, Principal, Role
+from gridkit.node.routes.rpc import take
 from gridkit.node.rpc.line import Incoming
 from gridkit.node.rpc.link import Link
 from gridkit.node.rpc.plain import PlainLine
@@ -224,6 +225,18 @@ def test_the_clients_of_one_account_have_its_scopes() -> None:
     """A session is no way to a right that the credential of this link doesn't give."""
     few = Principal(Role.SCIENTIST, "ana", frozenset({"browse"}))
     assert few != ANA and hash(few) != hash(ANA)
+
+
+@live
+async def test_r8_nobody_listens_to_a_link_that_was_replaced(watch: Watch) -> None:
+    sessions = Sessions(watch, Limits())
+    session, old = begin(sessions)
+    new = FakeLink(2)
+    assert sessions.linked(session, new, OWNER) is old
+    for link, asked in ((old, 1), (new, 2)):
+        assert take(sessions, session, link, pack(Request("echo", {}, asked), Profile.PLAIN))
+    assert [message.id for message in new.take() if isinstance(message, Reply)] == [2]
+    await sessions.close()
 
 
 # ---- what the node tells, and asks
