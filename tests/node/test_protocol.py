@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 import uvicorn
@@ -93,3 +94,50 @@ def test_a_large_answer_arrives_whole() -> None:
             return json.loads(text), socket.close_code
 
     assert asyncio.run(_served(send, read)) == (list(range(200_000)), 4000)
+
+
+def test_a_connection_that_is_cut_has_said_all_before() -> None:
+    async def leave(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.send_text("farewell")
+        assert socket.scope["extensions"]["gridkit.writable"]()
+        socket.scope["extensions"]["gridkit.cut"]()
+        await socket.receive()
+
+    async def hear(port: int) -> tuple[str | bytes, int | None]:
+        async with websockets.connect(f"ws://127.0.0.1:{port}/") as socket:
+            text = await socket.recv()
+            await socket.wait_closed()
+            return text, socket.close_code
+
+    assert asyncio.run(_served(leave, hear)) == ("farewell", 1006)
+
+
+def test_who_isnt_listened_to_is_stopped() -> None:
+    """Reading pauses a step later than uvicorn asks for it, and pauses all the same."""
+    heard = asyncio.Event()
+
+    async def busy(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.receive()
+        await heard.wait()
+        while (await socket.receive())["type"] != "websocket.disconnect":
+            await socket.send_text("on")
+
+    async def shout(port: int) -> tuple[int, int]:
+        async with websockets.connect(f"ws://127.0.0.1:{port}/", max_queue=None) as socket:
+            shouted = 0
+            with contextlib.suppress(TimeoutError):
+                while shouted < 100_000:
+                    async with asyncio.timeout(0.5):
+                        await socket.send("x" * 900)
+                    shouted += 1
+            stopped, answers = shouted, 0
+            heard.set()
+            while answers < shouted - 1:
+                assert await asyncio.wait_for(socket.recv(), 10) == "on"
+                answers += 1
+            return stopped, answers
+
+    stopped, answers = asyncio.run(_served(busy, shout))
+    assert stopped < 50_000 and answers >= stopped - 1
