@@ -370,7 +370,6 @@ def test_a_communication_of_ones_own(node: PushNode, serve: Serve, caplog: pytes
 
 
 def test_bad_arguments_change_nothing(node: PushNode, serve: Serve) -> None:
-    before = threading.active_count()
     taken = serve(Hospital())
     for wrong in (
         {"port": int(taken.url.rstrip("/").rpartition(":")[2])},
@@ -387,13 +386,19 @@ def test_bad_arguments_change_nothing(node: PushNode, serve: Serve) -> None:
         given |= {"user": "one", "password": "p", "secret": SECRET, **wrong}
         with pytest.raises(UsageError):
             gk.serve_participant(**given)
-    with pytest.raises(UsageError, match="close the participant that has it"):
-        serve(Hospital(), port=int(taken.url.rstrip("/").rpartition(":")[2]))
     taken.close()
     taken.close()
-    wait_for(lambda: threading.active_count() <= before + 1)  # one is gridkit's own, for the network
+    ours = {"gridkit-participant", "gridkit-listen"}
+    wait_for(lambda: not ours & {thread.name for thread in threading.enumerate()}, what="the end of their threads")
     with pytest.raises(ConnectionError):
         node.notify(taken.url, "TRAINING_START")
+
+
+def test_where_nobody_can_listen(serve: Serve) -> None:
+    port = int(serve(Hospital()).url.rstrip("/").rpartition(":")[2])
+    for where, hint in (({"port": port}, "close the participant"), ({"host": "192.0.2.1"}, "an address of this")):
+        with pytest.raises(UsageError, match=hint):  # 192.0.2.1 is of TEST-NET-1: nobody's
+            serve(Hospital(), **where)
 
 
 def test_the_async_one(node: PushNode) -> None:

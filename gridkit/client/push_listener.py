@@ -6,6 +6,7 @@ a signature, limits before anything is buffered, and slow senders who disturb no
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -242,7 +243,9 @@ class Listener(ThreadingHTTPServer):
         try:
             super().__init__((host, port), handler)
         except (OSError, OverflowError) as error:
-            hint = "close the participant that has it, or choose another port, where the node is to call then"
+            hint = "host is an address of this machine, or 0.0.0.0 for all; port 0 takes a free one"
+            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+                hint = "close the participant that has it, or choose another port, and register that"
             raise UsageError(f"can't listen on {host}:{port}: {error}", hint) from None
         self.port: int = self.socket.getsockname()[1]
         self._thread = threading.Thread(target=self.serve_forever, args=(0.1,), name="gridkit-listen", daemon=True)
