@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gridkit.errors import ErrorCode, RunError, WorkersFailed
-from gridkit.federated.history import History, Row
+from gridkit.federated.history import History, Row, Standing
 from gridkit.wire.tensors import Array
 
 if TYPE_CHECKING:
@@ -194,8 +194,11 @@ def failure(history: History, title: str, *, debuggable: Collection[int] = ()) -
         debuggable: the slots for which `run.debug` works here.
     """
     failed = sorted(history.failures(history.cycle), key=lambda row: row["slot"])
+    answered = "run.notifications has what its service answered; tolerate=k lets k fail"
     if not failed or history.code:
-        return RunError(f"the training {title} failed: {history.reason}")
+        left = any(worker["state"] is Standing.LEFT for worker in history.workers.values())
+        hint = answered if left and not history.code else None
+        return RunError(f"the training {title} failed: {history.reason}", hint)
     groups: dict[str, list[Row]] = {}
     for row in failed:
         groups.setdefault(_likeness(row), []).append(row)
@@ -207,7 +210,7 @@ def failure(history: History, title: str, *, debuggable: Collection[int] = ()) -
     if at_hand:
         hint = f"run.debug({at_hand[0]!r}) runs that client's round again here; tolerate=k lets k fail"
     elif any(row["verdict"] == ErrorCode.WORKER_LEFT for row in failed):
-        hint = "run.notifications has what its service answered; tolerate=k lets k fail"
+        hint = answered
     elif any(row["verdict"] == ErrorCode.NOT_ANSWERED for row in failed):
         hint = "what they logged says why nothing came; round_timeout=… gives them longer, tolerate=k lets k fail"
     elif history.cohort_size > 1:

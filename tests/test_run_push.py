@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from matplotlib.lines import Line2D
 
-from gridkit.errors import UsageError, WorkersFailed
+from gridkit.errors import RunError, UsageError, WorkersFailed
 from gridkit.run import AsyncRun, Run
 from gridkit.widgets.snapshot import WORKER_COLUMNS
 from tests.runs import CLINICS, Source, made
@@ -23,6 +23,18 @@ from tests.widgets.test_html import EVIL, Reader
 matplotlib.use("Agg")
 
 EITHER = pytest.mark.parametrize("kind", [Run, AsyncRun])
+
+
+def test_who_left_in_a_test_and_is_missing_in_the_next_round_is_named_with_advice() -> None:
+    source = Source()
+    run = made(source)
+    source.round(1)
+    source.left(1, 1, "answered 500 to MODEL_TEST_ROUND 1")
+    reason = "round 2: 1 of 2 clients have left (south: answered 500 to MODEL_TEST_ROUND 1), 2 reports are needed"
+    source.finish("failed", reason)
+    with pytest.raises(RunError, match="south: answered 500 to MODEL_TEST_ROUND 1") as missing:
+        run.wait()
+    assert missing.value.hint is not None and "run.notifications" in missing.value.hint
 
 
 def test_a_failure_by_silence_says_where_the_reason_stands() -> None:
