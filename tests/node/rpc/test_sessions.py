@@ -115,7 +115,7 @@ async def test_a_session_of_a_day_leaves_nothing_behind(watch: Watch) -> None:
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        await some(800, 1000)
+        await some(500, 1000)
         gc.collect()
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
