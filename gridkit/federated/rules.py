@@ -110,7 +110,7 @@ class CycleRules:
         if rules.max_diffs is not None and rules.min_diffs > rules.max_diffs:
             raise _wrong("min_diffs", rules.min_diffs, f"max_diffs is only {rules.max_diffs}")
         if rules.clients is not None and rules.tolerate >= rules.cohort_size:
-            raise _wrong("tolerate", rules.tolerate, f"a round has only {rules.cohort_size} clients")
+            raise _wrong("tolerate", rules.tolerate, f"a round takes in only {rules.cohort_size}")
         for key in _OF_ROSTERS if rules.clients is None else _OF_VISITORS:
             if getattr(rules, key) != getattr(cls(), key):
                 fixed = "without" if rules.clients is None else "with"

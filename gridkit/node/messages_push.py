@@ -77,11 +77,11 @@ class CreateTraining(Message):
     aggregation_method: Annotated[str, AfterValidator(_method)] = "FedAvg"
     uncertainty_method: Annotated[str, AfterValidator(_uncertainty)] = "NONE"
     options: Options = Field(default_factory=Options)
-    clients: Annotated[list[Id], Field(max_length=100_000)] = Field(default_factory=list)
+    clients: Annotated[list[Id], Field(max_length=10_000)] = Field(default_factory=list)
 
 
 class Clients(Message):
-    clients: Annotated[list[Id], Field(min_length=1, max_length=100_000)]
+    clients: Annotated[list[Id], Field(min_length=1, max_length=10_000)]
 
 
 class Metrics(Message):

@@ -110,14 +110,19 @@ class Notifier:
         try:
             training = await self._loaded(training_id)
             self._trainings[training.process.id] = training  # nothing is awaited between the reading and this
-            members = {one: asyncio.ensure_future(self._guarded(self._tell(training, one))) for one in training.members}
-            own = [task for member, task in members.items() if member.account == training.owner.account]
-            await asyncio.gather(self._guarded(self._tell_owner(training, own)), *members.values())
-            if training.owner.told < FINISHED:  # it heard of the end as a member
-                await self._record(training, training.owner, FINISHED)
-            del self._trainings[training.process.id]
+            try:
+                await self._tell_all(training)
+            finally:
+                del self._trainings[training.process.id]
         except Exception as error:  # noqa: BLE001  the training's deadlines go on without its notifications
             self._complain(f"training {training_id}: nobody can be told anything more", error)
+
+    async def _tell_all(self, training: Followed) -> None:
+        members = {one: asyncio.ensure_future(self._guarded(self._tell(training, one))) for one in training.members}
+        own = [task for member, task in members.items() if member.account == training.owner.account]
+        await asyncio.gather(self._guarded(self._tell_owner(training, own)), *members.values())
+        if training.owner.told < FINISHED:  # it heard of the end as a member
+            await self._record(training, training.owner, FINISHED)
 
     async def _loaded(self, training_id: str) -> Followed:
         def read(c: sa.Connection) -> tuple[Any, list[Any], dict[str, Participant]]:

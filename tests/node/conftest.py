@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gridkit.client.paths import path_of
+from gridkit.node import due
+from gridkit.node.outbound import Resolve
+from gridkit.node.settings import Limits
 from tests.datasets import Clients, publish
+from tests.endpoints import Endpoint
+from tests.node.scene import LIMITS, Scene, Story
 from tests.support import NodeUnderTest, host_files, tiny_plan
 
 
@@ -64,3 +71,35 @@ def published(clients: Clients) -> Iterator[Callable[..., str]]:
     yield make
     for id in made:
         clients.owner.delete(path_of("datasets", id))
+
+
+@pytest.fixture
+def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scene]:
+    """Runs a story on a scene, with short pauses; nothing went wrong behind it."""
+    monkeypatch.setattr(due, "PAUSE", 0.05)
+
+    def run(story: Story, limits: Limits = LIMITS, complaints: int = 0, resolve: Resolve | None = None) -> Scene:
+        async def main() -> Scene:
+            async with Scene(tmp_path / "data", limits, resolve) as scene:
+                await story(scene)
+            return scene
+
+        scene = asyncio.run(main())
+        assert len(scene.complaints) == complaints, scene.complaints
+        return scene
+
+    return run
+
+
+@pytest.fixture
+def north() -> Iterator[Endpoint]:
+    with Endpoint() as endpoint:
+        yield endpoint
+    assert endpoint.trouble == []
+
+
+@pytest.fixture
+def south() -> Iterator[Endpoint]:
+    with Endpoint() as endpoint:
+        yield endpoint
+    assert endpoint.trouble == []

@@ -11,8 +11,12 @@ from gridkit.node import messages
 from gridkit.node.messages_push import Clients, CreateTraining
 from gridkit.node.push_rows import canonical
 from gridkit.node.push_trainings import PushTrainings
-from gridkit.node.routes.http import body, limits_of, principal_of, route, service_of
+from gridkit.node.routes.http import body, principal_of, route, service_of
 from gridkit.node.routes.push import PREFIX
+from gridkit.node.settings import MIB
+
+MAX_BODY = MIB
+"""bytes of a training as it is asked for: ten thousand participants fit"""
 
 
 def trainings_of(request: Request) -> PushTrainings:
@@ -24,7 +28,7 @@ def training_in_path(request: Request) -> str:
 
 
 async def _json(request: Request) -> dict[str, Any]:
-    return messages.parse_json(await body(request, limits_of(request).message_before_auth))
+    return messages.parse_json(await body(request, MAX_BODY))
 
 
 async def trainings(request: Request) -> Response:
