@@ -101,6 +101,11 @@ class Hospital(Endpoint):
             answer = self.test(arrival)
         self.done.append((str(arrival), answer.status_code))
 
+    def answered(self, count: int) -> list[tuple[str, int]]:
+        """`done`, once so much is: the end may be told before the last metrics are answered."""
+        wait_for(lambda: len(self.done) >= count, what=f"{count} answers to {self.name}")
+        return list(self.done)
+
     def trained(self, arrival: Arrival) -> bytes:
         got = self._call("GET", f"/api/models/{arrival.model}/")
         assert got.status_code == 200, got.text

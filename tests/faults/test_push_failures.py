@@ -54,7 +54,7 @@ def test_nothing_goes_wrong(world: PushWorld) -> None:
     for hospital in hospitals:
         hospital.waits_for("TRAINING_FINISHED")
         assert hospital.kinds() == order_of(2)
-        assert [status for _, status in hospital.done] == [201] * 4
+        assert [status for _, status in hospital.answered(4)] == [201] * 4
     untroubled(*hospitals)
     training.is_shifted(hospitals, hospitals)
 
@@ -141,7 +141,7 @@ def test_whose_script_crashes_after_the_202(world: PushWorld) -> None:
     expired = [(row["cycle"], row["worker"]) for row in training.rows("expired")]
     assert expired == [(1, crashes.name), (2, crashes.name)]
     assert lost(training) == {}  # it answers, and tests
-    assert [what for what, _ in crashes.done] == ["MODEL_TEST_ROUND 1", "MODEL_TEST_ROUND 2"]
+    assert [what for what, _ in crashes.answered(2)] == ["MODEL_TEST_ROUND 1", "MODEL_TEST_ROUND 2"]
     for hospital in (first, second, crashes):
         hospital.waits_for("TRAINING_FINISHED")
         assert hospital.kinds() == order_of(2)
@@ -216,7 +216,7 @@ def test_who_works_before_it_answers(world: PushWorld) -> None:
     for hospital in hospitals:
         hospital.waits_for("TRAINING_FINISHED")
         assert hospital.kinds() == order_of(2)
-        assert [status for _, status in hospital.done] == [201] * 4
+        assert [status for _, status in hospital.answered(4)] == [201] * 4
     training.is_shifted(hospitals, hospitals)
 
 
