@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gridkit.errors import PlanError, UsageError
-from gridkit.plans.averaging_form import is_iterative
 from gridkit.plans.plan import Plan
 from gridkit.wire.tensors import Array
 
@@ -242,7 +241,11 @@ def averaging_config(plan: Plan | None) -> dict[str, Any]:
             f"averaging_plan is a {type(plan).__name__}, not a plan",
             "averaging_plan=gk.averaging_plan(rule, model) makes one of a function",
         )
-    return {"iterative_plan": True} if plan is not None and is_iterative(plan) else {}
+    if plan is None:
+        return {}
+    from gridkit.plans.averaging_form import is_iterative
+
+    return {"iterative_plan": True} if is_iterative(plan) else {}
 
 
 def described(error: BaseException) -> dict[str, str]:

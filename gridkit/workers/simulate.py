@@ -20,8 +20,6 @@ from gridkit.federated import cycle, history
 from gridkit.federated.aggregate import aggregate, flat, subtract
 from gridkit.federated.checks import Verdict, check_report
 from gridkit.federated.rules import CycleRules
-from gridkit.plans.averaging import run_averaging
-from gridkit.plans.averaging_form import check_averaging, check_rounds, failure
 from gridkit.plans.plan import Plan
 from gridkit.run import AsyncRun, Run, RunBase, RunSource
 from gridkit.wire.tensors import Array, Arrays
@@ -144,6 +142,8 @@ class Simulation(RunSource):
         self._rules = CycleRules.from_config(server_config)
         self._averaging = averaging_plan
         if averaging_plan is not None:
+            from gridkit.plans.averaging_form import check_averaging, check_rounds
+
             check_averaging(averaging_plan, sum(spec.size for spec in plan.averaged))
             check_rounds(averaging_plan, self._rules.fewest, self._rules.most)
         self._local = LocalSettings.from_config(client_config).arguments()
@@ -237,6 +237,8 @@ class Simulation(RunSource):
             for name, array in old.items():
                 new[name] = next(chunks).reshape(array.shape) if array.size else array
         except PlanError as error:
+            from gridkit.plans.averaging_form import failure
+
             self._apply(cycle.AggregationFailed(time.time(), order.sequence, failure(error)))
             return
         self._models[order.sequence + 1] = new
@@ -248,6 +250,8 @@ class Simulation(RunSource):
         """The new model, a chunk a tensor."""
         if self._averaging is None:
             return aggregate(self._rules.strategy, old, reports, chunk)
+        from gridkit.plans.averaging import run_averaging  # few have one, and the first round comes sooner without
+
         with one_thread():
             result = run_averaging(self._averaging, [(w, np.concatenate(list(flat(diff)))) for w, diff in reports])
         return subtract(old, result, chunk)
