@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
-import math
 import re
 import unicodedata
 from typing import Annotated, Any, Literal, TypeVar
@@ -13,11 +11,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from gridkit.errors import ErrorCode, NodeError, WireError
+from gridkit.wire import strict_json
 
 M = TypeVar("M", bound=BaseModel)
-
-MAX_DEPTH = 100
-"""of JSON: objects and lists in one another"""
 
 
 def plain(text: str) -> str:
@@ -211,49 +207,18 @@ class Data(Message):
     data: dict[str, Any] = Field(default_factory=dict)
 
 
-def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("a name stands twice in one object")
-    return made
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError(f"{text[:50]} is too large for a number")
-    return value
-
-
-def _check_depth(value: Any, depth: int = MAX_DEPTH) -> None:
-    if isinstance(value, dict | list):
-        if depth == 0:
-            raise RecursionError
-        for inner in value.values() if isinstance(value, dict) else value:
-            _check_depth(inner, depth - 1)
-
-
 def parse_json(data: bytes | str) -> dict[str, Any]:
-    """A JSON object. Strict: UTF-8 without lone surrogates, no NaN, no number beyond float64, no doubled names, at most
-    `MAX_DEPTH` objects and lists in one another: what is taken can be written again, wherever it is shown.
+    """A JSON object, by the rules of `gridkit.wire.strict_json`; bytes are UTF-8.
 
     Raises:
         WireError: `BAD_JSON`.
     """
     try:
         text = data.decode("utf-8") if isinstance(data, bytes) else data
-        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_no_duplicates)
-        if text.count("[") + text.count("{") > MAX_DEPTH:
-            _check_depth(value)
-        if "\\ud" in text or "\\uD" in text:  # a pair of surrogates is one letter; alone they have no UTF-8
-            json.dumps(value, ensure_ascii=False).encode()
+        value = strict_json.decode(text)
+        strict_json.check(text, value)
     except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
-        raise WireError(f"the message is not JSON: {reason}", code=ErrorCode.BAD_JSON) from None
+        raise WireError(f"the message is not JSON: {strict_json.reason(error)}", code=ErrorCode.BAD_JSON) from None
     if not isinstance(value, dict):
         raise WireError(f"the message is a JSON {type(value).__name__}, not an object", code=ErrorCode.BAD_JSON)
     return value

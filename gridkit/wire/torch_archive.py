@@ -206,11 +206,6 @@ def _patched(archive: TorchArchive, changes: Iterable[tuple[int, int, Iterable[b
     yield from archive.pieces(at, archive.size)
 
 
-def same_layout(archive: TorchArchive, other: TorchArchive) -> bool:
-    """Whether two archives can be averaged: see `layout_difference`."""
-    return layout_difference(archive, other) is None
-
-
 def layout_difference(archive: TorchArchive, other: TorchArchive) -> str | None:
     """What keeps the tensors of the other from being averaged with those of an archive, in words; None if nothing does.
 

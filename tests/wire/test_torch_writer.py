@@ -11,7 +11,7 @@ import torch
 
 from gridkit.errors import WireError
 from gridkit.wire.tensors import Array, Arrays, TensorSpec
-from gridkit.wire.torch_archive import TorchArchive, rewrite, same_layout
+from gridkit.wire.torch_archive import TorchArchive, layout_difference, rewrite
 from gridkit.wire.torch_views import DTYPES
 from gridkit.wire.torch_writer import pack_archive
 
@@ -53,7 +53,10 @@ def test_it_is_an_archive_like_those_of_torch() -> None:
     assert b"".join(rewrite(archive, Arrays(VALUES))) == data
     saved = io.BytesIO()
     torch.save({name: torch.from_numpy(values) for name, values in VALUES.items()}, saved)
-    assert same_layout(archive, TorchArchive(saved)) and same_layout(TorchArchive(saved), archive)
+    assert (
+        layout_difference(archive, TorchArchive(saved)) is None
+        and layout_difference(TorchArchive(saved), archive) is None
+    )
 
 
 def test_a_module_takes_it_as_its_state_dict() -> None:

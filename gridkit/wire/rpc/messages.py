@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import enum
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gridkit.errors import ErrorCode, UsageError, WireError
+from gridkit.wire import strict_json
 
-MAX_DEPTH = 100
-"""of JSON: objects and lists in one another"""
 MAX_NAME = 200
 """characters of a method or an id"""
 MAX_EVENTS = 10_000
@@ -108,8 +106,8 @@ class InvalidMessage(WireError):
 def parse(text: str | bytes, profile: Profile = Profile.V1) -> Message:
     """The message in one frame's text.
 
-    Strict: UTF-8 without lone surrogates, no name twice in an object, at most `MAX_DEPTH` objects and lists in one
-    another; in `Profile.V1` also no NaN, no infinity and no number beyond float64 (see `values` for how these travel).
+    By the rules of `gridkit.wire.strict_json`; the plain profile has NaN and infinity as numbers (see `values` for how
+    these travel in `Profile.V1`).
 
     Raises:
         InvalidMessage: it is none; `answer` is what to send back.
@@ -199,57 +197,18 @@ def _wrong_params(message: str, asked: Id | None) -> InvalidMessage:
     return _invalid(RpcCode.INVALID_PARAMS, message, asked)
 
 
-def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError(f"{text[:50]} is too large for a number")
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("a name stands twice in one object")
-    return made
-
-
-_DECODERS = {
-    Profile.PLAIN: json.JSONDecoder(object_pairs_hook=_unique),
-    Profile.V1: json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite),
-}
-
-
 def _read(data: str | bytes, profile: Profile) -> Any:
     asked = None
     try:
         text = data.decode() if isinstance(data, bytes) else data
-        value = _DECODERS[profile].decode(text)
+        value = strict_json.decode(text, unusual=profile is Profile.PLAIN)
         if isinstance(value, dict) and "method" in value and _is_id(value.get("id")):
             asked = value.get("id")
-        if text.count("[") + text.count("{") > MAX_DEPTH:
-            _check_depth(value)
-        if not text.isascii():
-            text.encode()
-        if "\\ud" in text or "\\uD" in text:  # a pair of surrogates is one letter; alone they have no UTF-8
-            json.dumps(value, ensure_ascii=False).encode()
+        strict_json.check(text, value)
     except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
-        message = f"the message is not JSON: {reason}"
+        message = f"the message is not JSON: {strict_json.reason(error)}"
         raise _invalid(RpcCode.PARSE_ERROR, message, asked, ErrorCode.BAD_JSON) from None
     return value
-
-
-def _check_depth(value: Any, depth: int = MAX_DEPTH) -> None:
-    if isinstance(value, dict | list):
-        if depth == 0:
-            raise RecursionError
-        for inner in value.values() if isinstance(value, dict) else value:
-            if isinstance(inner, dict | list):
-                _check_depth(inner, depth - 1)
 
 
 # ---- writing

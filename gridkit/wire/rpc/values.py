@@ -28,8 +28,9 @@ from typing import Any, Final
 import numpy as np
 
 from gridkit.errors import ErrorCode, UsageError, WireError
-from gridkit.wire.rpc.messages import MAX_DEPTH, MAX_NAME
+from gridkit.wire.rpc.messages import MAX_NAME
 from gridkit.wire.safetensors import DTYPES, MAX_RANK
+from gridkit.wire.strict_json import MAX_DEPTH
 from gridkit.wire.tensors import Array
 
 Body = bytes | memoryview
