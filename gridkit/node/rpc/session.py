@@ -16,9 +16,9 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gridkit.errors import ErrorCode, GridkitError, LimitError, NodeError, NodeUnreachable
 from gridkit.node.rights import Principal
@@ -47,6 +47,9 @@ from gridkit.wire.rpc.messages import (
 from gridkit.wire.rpc.schemas import Direction, checked
 from gridkit.wire.rpc.values import Body
 
+if TYPE_CHECKING:
+    from gridkit.node.rpc.tensors import Tensors
+
 RIGHT = "rpc"
 """the operation that a session is"""
 SMALL = 64 * 1024
@@ -57,10 +60,11 @@ CROWD, WEIGHT = 1000, 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a method gives back that has bodies."""
+    """What a method gives back that is more than a value. `after`: what is told right behind it."""
 
     value: Any
-    bodies: Sequence[Body]
+    bodies: Sequence[Body] = ()
+    after: Sequence[Notification] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,7 @@ class Session:
         id: names it to its client, and to nobody else.
         link: the newest; None: there is none.
         on_close: called when the session ends; what lives in it is freed there.
+        tensors: those that the client has on the node.
     """
 
     def __init__(
@@ -123,6 +128,7 @@ class Session:
         self.links = 0
         self.closed: GridkitError | None = None
         self.on_close: list[Callable[[], object]] = []
+        self.tensors: Tensors
         self._watch, self._methods, self._weigh = watch, methods, weigh
         self._plain = line.profile is Profile.PLAIN
         self._scope: Any = {}
@@ -322,11 +328,13 @@ class Session:
             self._put(failure_of(told, asked, method=method))
 
     def _answer(self, asked: Id, done: Any) -> None:
-        value, bodies = (done.value, done.bodies) if isinstance(done, Result) else (done, ())
+        result = done if isinstance(done, Result) else Result(done)
         try:
-            self._put(Reply(asked, value), bodies)
+            self._put(Reply(asked, result.value), result.bodies)
         except GridkitError as error:  # it is too large, or has no form
             self._put(failure_of(error, asked))
+        for event in result.after:
+            self._put(event)
 
     # ---- out
 
@@ -395,10 +403,13 @@ class Session:
         return answer
 
     def _beat(self, work: Work) -> None:
-        if self.link is not None:
-            progress = {} if self._plain else work.progress
-            text = pack(Notification("heartbeat", {"id": work.id, **progress}), self.line.profile)
-            self.line.pass_by(("heartbeat", work.id), text)
+        progress = {} if self._plain else work.progress
+        self.pass_by(("heartbeat", work.id), Notification("heartbeat", {"id": work.id, **progress}))
+
+    def pass_by(self, key: Hashable, event: Notification) -> None:
+        """Tell this if the client has time for it before the next of the same key comes: it may be lost."""
+        if self.link is not None and self.closed is None:
+            self.line.pass_by(key, pack(event, self.line.profile))
             self.link.poke()
 
     # ---- what the client says of requests

@@ -86,6 +86,10 @@ class TensorSession:
         self._variables.find(id)
         return self._variables.told([id])
 
+    def size(self, id: str) -> int:
+        """Bytes of a tensor's values."""
+        return self._variables.find(id).nbytes
+
     def read(self, id: str) -> Array:
         """A copy of a tensor's values; bfloat16 as float32."""
         tensor = self._variables.find(id)
@@ -372,6 +376,10 @@ class TensorSession:
     def step(self, id: str) -> Told:
         """One step. `variables`: the parameters; `changed`: what shares memory with them."""
         return self._optimizers.step(id)
+
+    def stepped(self, id: str) -> list[str]:
+        """The ids of the variables that a step of this optimizer may change."""
+        return self._optimizers.stepped(id)
 
     def zero_grad(self, id: str, set_to_none: bool = True) -> Told:
         """Clear the gradients of its parameters, which are `variables`."""
