@@ -243,8 +243,10 @@ class Tensors:
                 header, body = await child.hear()
             seconds -= loop.time() - begun  # what the client takes its time for doesn't count
             said, told, bodies = _read(header, body)
+            progress = request.work.progress
+            if said["total"]:
+                progress.update(done=progress.get("done", 0) + len(said["fired"]), total=said["total"])
             for params in said["fired"]:
-                request.work.progress["done"] = request.work.progress.get("done", 0) + 1
                 self.telling.pass_by(Notification("node_fired", params))
             events = [Notification(event["method"], event["params"]) for event in said["events"]]
             if "answer" in said:

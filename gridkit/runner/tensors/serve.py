@@ -4,10 +4,11 @@ A frame of the node's is ``{"number": n, "sizes": […]}``: the first part is ``
 others are the tensors' bytes; or ``{"cancel": n}``, which is seen at once: a request that waits isn't begun, a backward
 pass ends at its next node.
 
-A frame of this process has as its first part ``{"events": […], "fired": […]}``: what the notebook is to be told, and
-what it may be told. The last frame of a request has also ``"answer": n``, with ``"result"`` or ``"error"``, and
-``"names"``, the variables that a pass or a step changes, and ``"count"``, what there is in the session. Its header says
-which of the parts belong to the ``events``; the others are the result's.
+A frame of this process has as its first part ``{"events": […], "fired": […], "total": n}``: what the notebook is to be
+told, what it may be told, and how many nodes a pass may come through. The last frame of a request has also
+``"answer": n``, with ``"result"`` or ``"error"``, and ``"names"``, the variables that a pass or a step changes, and
+``"count"``, what there is in the session. Its header says how many of the parts belong to the ``events``; the others
+are the result's.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ class Server:
         self._cancelled: set[int] = set()
         self._begun = 0  # the last request that was
         self._names: list[str] = []
+        self._total = 0
         self._clear()
         self._methods: dict[str, Callable[[Any, dict[str, Any], list[Body]], Outcome]] = {
             "create_variable": self._create_variable,
@@ -118,7 +120,7 @@ class Server:
         asked = json.loads(parts[0])
         answer: dict[str, Any] = {"answer": number}
         bodies: list[Body] = []
-        self._names = []
+        self._names, self._total = [], 0
         try:
             self._go_on()
             method, raw = asked["method"], asked["params"]
@@ -147,7 +149,8 @@ class Server:
         self._since = time.monotonic()
 
     def _send(self, answer: dict[str, Any], bodies: list[Body]) -> None:
-        text = json.dumps({"events": self._events, "fired": self._fired, **answer}, separators=(",", ":")).encode()
+        said = {"events": self._events, "fired": self._fired, "total": self._total, **answer}
+        text = json.dumps(said, separators=(",", ":")).encode()
         parts = [text, *map(bytes, self._bodies), *map(bytes, bodies)]
         header = {"sizes": [len(part) for part in parts], "told": len(self._bodies)}
         self._channel.sendall(pack_frame(header, parts))
@@ -211,7 +214,7 @@ class Server:
 
     def _run_backward(self, p: v1.RunBackward, raw: dict[str, Any], bodies: list[Body]) -> Outcome:
         roots, inputs = _ids(p.variables), None if p.inputs is None else _ids(p.inputs)
-        self._names = self._session.reached(roots, inputs)
+        self._names, self._total = self._session.reached(roots, inputs), self._session.extent(roots)
         told = self._session.backward(
             roots,
             _gradients(p.grad_variables),
@@ -223,9 +226,11 @@ class Server:
         return told, {}
 
     def _run_grad(self, p: v1.RunGrad, raw: dict[str, Any], bodies: list[Body]) -> Outcome:
+        roots = _ids(p.variables)
+        self._total = self._session.extent(roots)
         return _named(
             self._session.grad(
-                _ids(p.variables),
+                roots,
                 [(each.node, each.output_nr) if isinstance(each, Edge) else each.id for each in p.inputs],
                 p.out_ids,
                 _gradients(p.grad_variables),

@@ -242,6 +242,12 @@ class TensorSession:
             way = Pass(self._variables, tensors, self._seconds)
         return self._reached(way, None if inputs is None else [self._variables.find(id) for id in inputs])
 
+    def extent(self, roots: Sequence[str]) -> int:
+        """How many nodes a backward pass from these roots may come through."""
+        tensors = [self._variables.find(id) for id in roots]
+        with told_by_torch("backward"):
+            return len(Pass(self._variables, tensors, self._seconds).nodes)
+
     def _reached(self, way: Pass, inputs: Sequence[torch.Tensor] | None) -> list[str]:
         if inputs is None:
             return reached(self._variables, way.nodes)
