@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import itertools
+import os
 import threading
 import weakref
 from collections import deque
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from gridkit.client import rpc_mirror as mirror
 from gridkit.client.rpc import RpcClient
 from gridkit.client.rpc_calls import Call, Progress
 from gridkit.client.rpc_mirror import MirroredVariable, PassKind
@@ -47,6 +49,7 @@ class Pass:
         touches: ids of the variables that it changes; None: not known, so any.
         error: why it failed; None as long as it hasn't.
         cancelled: somebody asked for that.
+        mirrored: what reads of gradients wait for.
     """
 
     def __init__(self, tensors: TensorClient, id: str, kind: PassKind, touches: Sequence[str] | None) -> None:
@@ -54,6 +57,7 @@ class Pass:
         self.touches = None if touches is None else frozenset(touches)
         self.error: GridkitError | None = None
         self.cancelled = False
+        self.mirrored: mirror.Pass | None = None
         self._tensors = tensors
         self._call: Call | None = None
         self._over = asyncio.Event()
@@ -131,6 +135,7 @@ class _Item:
 class _Marker:
     """When this is reached, all before it has been sent."""
 
+    size = 0
     reached: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -154,6 +159,7 @@ class TensorClient:
         self._spawn = spawn
         self._ids, self._pass_ids = itertools.count(1), itertools.count(1)
         self._lock = threading.Lock()
+        self._process = os.getpid()
         self._waiting: deque[_Item | _Marker] = deque()
         self._waiting_bytes = 0
         self._sending = False
@@ -194,10 +200,16 @@ class TensorClient:
     def _sweep(self) -> None:
         self._sweeping = False
         ids = [self._dropped.popleft() for _ in range(min(len(self._dropped), 10_000))]
-        if ids and self.rpc.mirror.lost is None and self.rpc.connected:
-            self._put(_Item("delete_variables", {"variable_ids": ids}))
-        for id in ids:
-            self._failed.pop(id, None)
+        if not ids:
+            return
+        if self._dropped:
+            self._sweeping = True
+            self._sweep_later()
+        item = _Item("delete_variables", {"variable_ids": ids})
+        if self.rpc.mirror.lost is None:
+            self._put(item)
+        else:
+            self._item_over(item, None)
 
     # ---- saying
 
@@ -278,16 +290,29 @@ class TensorClient:
                 await self._answered.wait()
 
     def _put(self, item: _Item | _Marker) -> None:
+        if self._process != os.getpid():
+            raise NotFoundError(
+                "remote tensors belong to the process that made them, and this one was forked from it",
+                "make them here",
+                code=ErrorCode.SESSION_LOST,
+                status=404,
+            )
         with self._lock:
             self._waiting.append(item)
-            if isinstance(item, _Item):
-                self._waiting_bytes += item.size
+            self._waiting_bytes += item.size
             idle, self._sending = not self._sending, True
         if idle:
-            self._spawn(self._send_all())
+            try:
+                self._spawn(self._send_all())
+            except BaseException:
+                self._sending = False
+                raise
 
     async def _send_all(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._sweep_later()  # what was dropped before there was a loop
+        item: _Item | _Marker | None = None
         try:
             while True:
                 with self._lock:
@@ -295,26 +320,22 @@ class TensorClient:
                         self._sending = False
                         return
                     item = self._waiting.popleft()
-                if isinstance(item, _Marker):
-                    if not item.reached.done():
-                        item.reached.set_result(None)
-                    continue
-                try:
+                    self._waiting_bytes -= item.size
+                if isinstance(item, _Item):
                     await self._send(item)
-                finally:
-                    with self._lock:
-                        self._waiting_bytes -= item.size
-        except BaseException:
+                elif not item.reached.done():
+                    item.reached.set_result(None)
+        except BaseException as error:
             with self._lock:
-                self._sending = False
-                left = list(self._waiting)
+                left = [item, *self._waiting]
                 self._waiting.clear()
                 self._waiting_bytes = 0
-            for item in left:
-                if isinstance(item, _Marker):
-                    item.reached.cancel()
-                else:
-                    self._item_over(item, RunError("it was cut off: the session, or the interpreter, is closing"))
+                self._sending = False
+            for each in left:
+                if isinstance(each, _Item):
+                    self._item_over(each, RunError(f"{each.method} wasn't sent: {error!r}"))
+                elif each is not None:
+                    each.reached.cancel()
             raise
 
     async def _send(self, item: _Item) -> None:
@@ -323,7 +344,7 @@ class TensorClient:
             await self._answered.wait()
         try:
             if item.begun is not None and self.rpc.mirror.lost is None:
-                self.rpc.mirror.begin(item.begun.id, item.begun.kind, item.begun.touches)
+                item.begun.mirrored = self.rpc.mirror.begin(item.begun.id, item.begun.kind, item.begun.touches)
             call = await self.rpc.submit(item.method, item.params)
         except GridkitError as error:
             self._item_over(item, error)
@@ -353,6 +374,8 @@ class TensorClient:
             return
         if item.method == "delete_variables":
             self.rpc.mirror.forget(item.params["variable_ids"])  # all that came before about them has been told
+            for id in item.params["variable_ids"]:
+                self._failed.pop(id, None)
             return
         if error is not None:
             error = self._root(item.uses, error)
@@ -363,6 +386,8 @@ class TensorClient:
             if not item.makes and item.begun is None:
                 self._unheard.append(error)
         if item.begun is not None:
+            if item.begun.mirrored is not None and error is not None:
+                item.begun.mirrored.error = error
             if not item.begun.cancelled:  # else the node still has to say what it has done by then
                 self.rpc.mirror.end(item.begun.id, None, error)
             self.passes.pop(item.begun.id, None)
@@ -424,6 +449,9 @@ class TensorClient:
             if error.code is ErrorCode.SESSION_LOST:
                 raise
             return None  # it was asked for after the last of these passes
+        except RunError:
+            await self.settled()  # the answer to what failed says more than that it failed
+            return await self.rpc.mirror.ready(id, kind)
 
 
 def again(error: GridkitError) -> GridkitError:

@@ -95,9 +95,8 @@ def _needs_values(short: str) -> UsageError:
 def _retain_grad(tensor: remotes.Remote) -> None:
     with torch._C.DisableTorchFunctionSubclass():
         torch.Tensor.retain_grad(tensor)
-    handle = tensor._core
-    params = {"variable_id": handle.id, "field": "retains_grad", "value": True}
-    handle.world.client.post("update_variable", params, makes=[handle.id], uses=[handle.id])
+    if not tensor.is_leaf:
+        tensor._core.world.retain_grad(tensor._core)
 
 
 def _run(name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

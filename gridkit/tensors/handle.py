@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -39,9 +40,21 @@ class World:
         self, client: TensorClient, kind: type[Remote], face: Callable[[Pass], Any], wait: Callable[[Any], Any]
     ) -> None:
         self.client, self.kind, self.face, self.wait = client, kind, face, wait
+        self._retaining: weakref.WeakSet[Handle] = weakref.WeakSet()
 
     def __repr__(self) -> str:
         return repr(self.client)
+
+    @property
+    def retaining(self) -> list[str]:
+        """Ids of those that aren't leaves and keep their gradient."""
+        return [handle.id for handle in self._retaining]
+
+    def retain_grad(self, handle: Handle) -> None:
+        """From now on it keeps its gradient."""
+        self._retaining.add(handle)
+        params = {"variable_id": handle.id, "field": "retains_grad", "value": True}
+        self.client.post("update_variable", params, uses=[handle.id], where=line())
 
     def wrapped(self, meta: torch.Tensor, handle: Handle) -> Remote:
         """The tensor with this shape and this id."""

@@ -33,10 +33,32 @@ def backward(
             "inputs": None if only is None else [tensor._core.ref for tensor in only],
         },
         uses=[handle.id, *(tensor._core.id for tensor in given)],
-        touches=None if only is None else [tensor._core.id for tensor in only],
+        touches=reached(root) if only is None else [tensor._core.id for tensor in only],
         where=where,
     )
     return begun
+
+
+def reached(root: remote.Remote) -> list[str] | None:
+    """Ids of the variables whose gradient a pass from here may set, by the graph of shapes; None: it isn't known."""
+    found = set(root._core.world.retaining)
+    with torch._C.DisableTorchFunctionSubclass():
+        first = root.grad_fn
+    if first is None:
+        return [root._core.id, *found]
+    seen, waiting = {first}, [first]
+    while waiting:
+        node = waiting.pop()
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            if not isinstance(leaf, remote.Remote):
+                return None  # what it stands for has a graph on the node only
+            found.add(leaf._core.id)
+        for after, _ in node.next_functions:
+            if after is not None and after not in seen:
+                seen.add(after)
+                waiting.append(after)
+    return list(found)
 
 
 def gradients(
@@ -58,7 +80,7 @@ def gradients(
     if not only_inputs or is_grads_batched or materialize_grads:
         raise UsageError("only_inputs=False, is_grads_batched and materialize_grads don't go with remote tensors")
     roots, wanted = _listed(outputs), _listed(inputs)
-    given = None if grad_outputs is None else _listed(grad_outputs)
+    given = [grad_outputs] if isinstance(grad_outputs, torch.Tensor) else grad_outputs and list(grad_outputs)
     for place, root in enumerate(roots):
         _check_root(root, None if given is None else given[place])
     world = roots[0]._core.world

@@ -71,6 +71,10 @@ class Remote(torch.Tensor):
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise UsageError("a remote tensor can't be pickled: its values are on the node", "pickle tensor.get()")
 
+    def set_(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused; of torch's methods it is the one that never asks `__torch_function__`."""
+        return functions.dispatch(torch.Tensor.set_, (self, *args), kwargs)
+
     def backward(
         self,
         gradient: Any = None,
@@ -98,7 +102,7 @@ class Remote(torch.Tensor):
         handle = self._core
         params = {"variable_id": handle.id, "field": "grad", "value": None if value is None else value._core.ref}
         uses = [handle.id] if value is None else [handle.id, value._core.id]
-        handle.world.client.post("update_variable", params, makes=[handle.id], uses=uses)
+        handle.world.client.post("update_variable", params, uses=uses, where=line())
 
 
 class RemoteTensor(Remote):
@@ -131,6 +135,11 @@ class RemotePass:
 
     def __init__(self, core: Pass) -> None:
         self._core = core
+
+    @property
+    def id(self) -> str:
+        """Its number in the session."""
+        return self._core.id
 
     def __repr__(self) -> str:
         return repr(self._core)

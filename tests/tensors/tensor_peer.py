@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
 from gridkit.errors import GridkitError
 from gridkit.runner.tensors.session import TensorSession
 from gridkit.runner.tensors.variables import Told, Values
@@ -43,6 +45,10 @@ class TensorPeer(Peer):
         for name in dir(self):
             if name.startswith("do_"):
                 self.methods[name[3:]] = self._method(name[3:], getattr(self, name))
+
+    async def start(self) -> None:
+        torch.set_num_threads(1)  # it is the thread's own number
+        await super().start()
 
     def _method(self, name: str, do: Callable[[PeerSession, dict[str, Any]], Any]) -> Callable[[Asked], Any]:
         def run(asked: Asked) -> Any:
