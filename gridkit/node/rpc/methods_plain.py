@@ -6,6 +6,7 @@ On the wire what explains an answer comes ahead of it (`PlainTelling`), and that
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine
 from typing import Any, Final
 
@@ -38,7 +39,7 @@ class _Calls:
         telling = asked.session.tensors.telling
         assert isinstance(telling, PlainTelling)
         self.asked, self.known = asked, telling
-        self._answers: list[Any] = []
+        self._answers: list[asyncio.Future[Answer]] = []
 
     def ask(self, method: str, bodies: list[Body] | None = None, **params: Any) -> None:
         self._answers.append(self.asked.session.tensors.ask(method, params, bodies or [], self.asked.work))
@@ -57,7 +58,7 @@ class _Calls:
                 raise each
         return [each for each in waited if isinstance(each, Answer)]
 
-    async def _outcome(self, answer: Any) -> Answer | Exception:
+    async def _outcome(self, answer: asyncio.Future[Answer]) -> Answer | Exception:
         try:
             return await self.asked.session.tensors.outcome(answer)
         except Exception as error:  # noqa: BLE001  raised above

@@ -6,14 +6,16 @@ variables too, and its client waits for each call. The process is the same that 
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gridkit.errors import ErrorCode, GridkitError, LimitError, NotFoundError
 from gridkit.node.rpc.session import Session
-from gridkit.node.rpc.tensors import Events
+from gridkit.node.rpc.tensors import Answer, Events
 from gridkit.node.rpc.works import Work
 from gridkit.wire.rpc.messages import Notification
 from gridkit.wire.rpc.values import Body, decode, encode, to_lists
@@ -206,8 +208,9 @@ class PlainTelling:
 
     # ---- what the process is asked
 
-    def create(self, record: Record, array: Array, work: Work) -> Any:
-        """Have the process make a record's tensor; what `Tensors.ask` gives."""
+    def create(self, record: Record, array: Array, work: Work) -> asyncio.Future[Answer]:
+        """Have the process make a record's tensor: see `Tensors.ask`."""
+        _check_size(array.shape)
         bodies: list[Body] = []
         params = {
             "variable_id": record.tensor,
@@ -223,11 +226,15 @@ def _update(record: Record, name: str, value: Any) -> Notification:
 
 
 def _values(form: dict[str, Any], bodies: Sequence[Body]) -> Array:
-    if "values" not in form:
+    _check_size(form["shape"])
+    array: Array = decode(form["values"], bodies)
+    return array
+
+
+def _check_size(shape: Sequence[int]) -> None:
+    if math.prod(shape) > MOST_ELEMENTS:
         raise LimitError(
-            f"a tensor {form['shape']} has more than {MOST_ELEMENTS:,} elements",
+            f"a tensor {list(shape)} has more than {MOST_ELEMENTS:,} elements",
             "take smaller ones, or gridkit's own client",
             code=ErrorCode.TOO_LARGE,
         )
-    array: Array = decode(form["values"], bodies)
-    return array

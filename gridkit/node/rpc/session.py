@@ -6,8 +6,8 @@
     (reader)               (applier)                └─▶ a task of its own (worker) ─▶ its result, when it is there
                                        ──▶ an answer to `call`, which a worker waits for
 
-The applier is no task: it runs where a message comes in, and only ever pauses for two reasons, that the client doesn't
-take what it is told, and that it asks more often than it may.
+The applier is no task: it runs where a message comes in, and only ever pauses for three reasons: that the client
+doesn't take what it is told, that it asks more often than it may, and that it asks for more tensors than are computed.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class Session:
             self._calls.fail(lost, link.number)  # that client's answers go to the link that asked, or nowhere
             link.socket.scope["extensions"]["gridkit.patience"](self._is_awaited)
         self._works.beat()
-        link.write(self.line, self._ease)
+        link.write(self.line, self.ease)
         return old
 
     def _is_awaited(self) -> bool:
@@ -185,7 +185,7 @@ class Session:
         if self._pause is not None:
             self._pause.cancel()
         self._calls.fail(reason)
-        self._ease()
+        self.ease()
         await self._works.close()
         for free in self.on_close:
             free()
@@ -227,7 +227,7 @@ class Session:
             return
         self._applying = True
         try:
-            while self._inbox and not self.line.full:
+            while self._inbox and not self.line.full and not self.tensors.crowded:
                 if seconds := self._too_often():
                     self._pause = asyncio.get_running_loop().call_later(seconds, self._go_on)
                     break
@@ -247,9 +247,9 @@ class Session:
 
     def _go_on(self) -> None:
         self._pause = None
-        self._ease()
+        self.ease()
 
-    def _ease(self) -> None:
+    def ease(self) -> None:
         """Something went on: whoever waits for room looks again."""
         self._apply()
         waiting, self._waiting = self._waiting, []

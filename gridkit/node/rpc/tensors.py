@@ -30,10 +30,15 @@ from gridkit.wire.rpc.values import Body
 
 AHEAD, AHEAD_BYTES = 64, 16 << 20
 """requests that the process has before it has answered, and bytes of them"""
+CROWD = 400
+"""requests that wait: then the client is asked to wait, too"""
 GRACE = 2.0
 """seconds beyond `run_seconds`, in which a backward pass ends by itself"""
 IDLE_SECONDS = 60.0
 """after which a process in which nothing is left is ended"""
+
+PLACES_SECONDS = 0.5
+"""from one count of what waits to the next"""
 
 Events = list[Notification]
 
@@ -80,6 +85,7 @@ class _Request:
     work: Work
     closing: Closing | None
     answer: asyncio.Future[Answer]
+    untold: GridkitError | None = None
     size: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -104,6 +110,7 @@ class Tensors:
         self._task: asyncio.Task[None] | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._loss: GridkitError | None = None
+        self._placed = 0.0
         session.on_close.append(self._close)
 
     @property
@@ -115,6 +122,12 @@ class Tensors:
     def spare(self) -> bool:
         """Whether nothing is in the process, and nothing is asked of it."""
         return self._child is not None and self._task is None and not self._count
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so much waits that no more should be asked. It gets less by itself: the process waits for nothing
+        that the client has to say."""
+        return len(self._waiting) >= min(CROWD, self._runners.limits.rpc_requests // 2)
 
     # ---- asking
 
@@ -161,20 +174,21 @@ class Tensors:
             PlanError: what the process refused, or that it was cancelled.
             NodeError: the process ended, or couldn't be started.
         """
-        while True:
-            try:
-                return await asyncio.shield(answer)
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if self._session.closed is not None or task is None:
-                    raise
-                task.uncancel()
-                await self._cancel(answer)
+        try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._session.closed is not None or task is None:
+                raise
+            task.uncancel()
+            await self._cancel(answer)
+            return await asyncio.shield(answer)
 
     async def _cancel(self, answer: asyncio.Future[Answer]) -> None:
         for request in self._waiting:
             if request.answer is answer:
                 self._waiting.remove(request)
+                self._session.ease()
                 await self._finish(request, PlanError("the request was cancelled", code=ErrorCode.CANCELLED))
                 return
         request_or_none = next((each for each in self._sent if each.answer is answer), None)
@@ -201,6 +215,14 @@ class Tensors:
             if self._child is not None and not self._count:
                 self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._retire_if_spare)
 
+    def _tell_places(self) -> None:
+        """What waits knows how much is ahead of it; now and then, as it is only asked for now and then."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._placed + PLACES_SECONDS:
+            self._placed = now
+            for place, request in enumerate((*self._sent, *self._waiting)):
+                request.work.progress["ahead"] = place
+
     async def _exchange(self) -> None:
         """Hand over what may be handed over, and take one request's answer."""
         if self._child is None:
@@ -209,11 +231,13 @@ class Tensors:
             except GridkitError as error:
                 while self._waiting:
                     await self._finish(self._waiting.popleft(), error)
+                self._session.ease()
                 return
         seconds = self._runners.limits.run_seconds
         try:
             await self._hand_over(self._child)
             if self._sent:
+                self._tell_places()
                 self._sent[0].work.progress.update(phase="running", ahead=0)
                 await self._take(self._child, seconds + GRACE)
         except TimeoutError:
@@ -227,8 +251,10 @@ class Tensors:
     async def _hand_over(self, child: Child) -> None:
         size = sum(request.size for request in self._sent)
         while self._waiting and len(self._sent) < AHEAD and size < AHEAD_BYTES:
-            request = self._waiting.popleft()
+            crowded, request = self.crowded, self._waiting.popleft()
             self._sent.append(request)
+            if crowded and not self.crowded:
+                asyncio.get_running_loop().call_soon(self._session.ease)
             size += request.size
             parts = [request.text, *map(bytes, request.bodies)]
             await child.say({"number": request.number, "sizes": [len(part) for part in parts]}, parts)
@@ -251,7 +277,7 @@ class Tensors:
             events = [Notification(event["method"], event["params"]) for event in said["events"]]
             if "answer" in said:
                 break
-            await self._say(events, told)
+            request.untold = await self._say(events, told) or request.untold
         if said["answer"] != request.number:
             raise Lost("its answer is to another question")
         self._count = said["count"]
@@ -279,10 +305,7 @@ class Tensors:
         events = events or []
         if request.closing is not None:
             events += request.closing(outcome if isinstance(outcome, GridkitError) else None, names or [])
-        try:
-            await self._say(events, told)
-        except LimitError as error:
-            outcome = error
+        outcome = await self._say(events, told) or request.untold or outcome
         if request.answer.done():
             return
         if isinstance(outcome, GridkitError):
@@ -291,13 +314,14 @@ class Tensors:
         else:
             request.answer.set_result(outcome)
 
-    async def _say(self, events: Events, bodies: Sequence[Body]) -> None:
+    async def _say(self, events: Events, bodies: Sequence[Body]) -> GridkitError | None:
+        """Tell the client; why that can't be done, such as that it is too large."""
         if events and self._session.closed is None:
             try:
                 await self.telling.tell(events, bodies)
-            except GridkitError:
-                if self._session.closed is None:
-                    raise
+            except GridkitError as error:
+                return error
+        return None
 
     # ---- the end of a process
 
@@ -308,6 +332,7 @@ class Tensors:
         failed = [*self._sent, *self._waiting]
         self._sent.clear()
         self._waiting.clear()
+        self._session.ease()
         await self._say(self.telling.lost(reason), ())
         for request in failed:
             await self._finish(request, reason)

@@ -193,5 +193,9 @@ async def refusals(client: Client) -> None:
     assert await client.code("update_variable", update) == "BAD_INPUT"
     optimizer = {"optimizer_name": "SGD", "params": [1], "defaults": {}}
     assert await client.code("create_optimizer", optimizer) == "BAD_REQUEST"
-    await client.variable([0.0] * 100_000)
+    large = {"data": [0] * (1 << 18) + [0], "role": "r", "requires_grad": False, "obj_type": "__variable__"}
+    assert await client.code("create_variable", large) == "TOO_LARGE"
+    half = await client.variable([0.5] * 120_000)
+    stacked = await client.code("run_function", {"function_name": "Exp", "args": [ref(half)], "grad_enabled": False})
+    assert stacked == "TOO_LARGE"  # more digits than a message has room for
     assert (await client.read(x))["data"] == [1.0, 2.0]

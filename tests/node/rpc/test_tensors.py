@@ -195,3 +195,17 @@ async def test_w11_what_waits_is_cancelled_at_once(book: Notebook) -> None:
     assert (await book.refused(asked[-1]))["code"] == "CANCELLED"
     assert asked[-2] not in book.replies
     assert isinstance(await book.reply(asked[-2]), Reply)
+
+
+@shared
+async def test_s7_more_operations_than_may_wait(book: Notebook) -> None:
+    """They are slowed down by the channel's credit, not refused."""
+    await book.tensor("x", [0.0])
+    asked = []
+    for _ in range(1500):
+        while not book.channel.room(b"x" * 1000):
+            await book.step()
+        asked.append(await book.run("torch.Tensor.add_", ["x", 1], "x"))
+    for each in asked:
+        assert isinstance(await book.reply(each), Reply)
+    assert (await book.read("x")).tolist() == [1500]
