@@ -178,22 +178,17 @@ def run_function(asked: Asked) -> Answering:
     calls, params = _Calls(asked), asked.params
     args = [calls.form(arg) for arg in params.args]
     kwargs = {name: calls.form(value) for name, value in params.kwargs.items()}
-    record = calls.known.add(Record(calls.known.new_id(), f"{name} result"))
-    if name == "Sum" and args and isinstance(args[0], list):  # of several variables
-        stacked = calls.known.new_id()
-        run = {"out_ids": [stacked], "grad_enabled": params.grad_enabled}
-        calls.ask("run_function", function_name="torch.stack", args=[args[0]], kwargs={}, **run)
+    record = Record(calls.known.new_id(), f"{name} result")
+    stacked = calls.known.new_id() if name == "Sum" and args and isinstance(args[0], list) else None
+    made = {"grad_enabled": params.grad_enabled}
+    if stacked is not None:  # the sum of several variables
+        calls.ask("run_function", function_name="torch.stack", args=[args[0]], kwargs={}, out_ids=[stacked], **made)
         args = [{"__variable__": True, "variable_id": stacked}, 0]
-    calls.ask(
-        "run_function",
-        function_name=TORCH[name],
-        args=args,
-        kwargs=kwargs,
-        out_ids=[record.tensor],
-        grad_enabled=params.grad_enabled,
-    )
-    if name == "Sum" and args[1:]:
-        calls.ask("delete_variables", variable_ids=[args[0]["variable_id"]])
+    out = {"out_ids": [record.tensor], **made}
+    calls.ask("run_function", function_name=TORCH[name], args=args, kwargs=kwargs, **out)
+    if stacked is not None:
+        calls.ask("delete_variables", variable_ids=[stacked])
+    calls.known.add(record)
 
     async def answer() -> dict[str, Any]:
         try:

@@ -91,6 +91,11 @@ class _Request:
     def __post_init__(self) -> None:
         self.size = len(self.text) + sum(map(len, self.bodies))
 
+    def closed(self, outcome: Answer | GridkitError, names: list[str]) -> Events:
+        if self.closing is None:
+            return []
+        return self.closing(outcome if isinstance(outcome, GridkitError) else None, names)
+
 
 class Tensors:
     """All of one session. Nothing is started before the first is asked for.
@@ -148,10 +153,9 @@ class Tensors:
         Raises:
             LimitError: `BUSY`: too much waits.
         """
-        self._last += 1
         text = json.dumps({"method": method, "params": params}, separators=(",", ":")).encode()
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        request = _Request(self._last, text, bodies, work, closing, answer)
+        request = _Request(self._last + 1, text, bodies, work, closing, answer)
         if self._bytes + request.size > self._runners.limits.run_inputs:
             raise LimitError(
                 f"{self._bytes:,} bytes wait to be computed with in this session",
@@ -159,6 +163,7 @@ class Tensors:
                 code=ErrorCode.BUSY,
                 status=429,
             )
+        self._last += 1
         self._bytes += request.size
         work.progress.update(phase="waiting", ahead=len(self._waiting) + len(self._sent))
         self._waiting.append(request)
@@ -212,7 +217,9 @@ class Tensors:
             await self._lose(NodeError("the node failed; its log says why", code=ErrorCode.INTERNAL))
         finally:
             self._task = None
-            if self._child is not None and not self._count:
+            if self._waiting and self._session.closed is None:
+                self._begin()  # they came while the others were told that all is lost
+            elif self._child is not None and not self._count:
                 self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._retire_if_spare)
 
     def _tell_places(self) -> None:
@@ -235,7 +242,8 @@ class Tensors:
                 return
         seconds = self._runners.limits.run_seconds
         try:
-            await self._hand_over(self._child)
+            async with asyncio.timeout(seconds + GRACE):
+                await self._hand_over(self._child)
             if self._sent:
                 self._tell_places()
                 self._sent[0].work.progress.update(phase="running", ahead=0)
@@ -302,10 +310,11 @@ class Tensors:
     ) -> None:
         """Tell the last of it, then give whoever waits the outcome."""
         self._bytes -= request.size
-        events = events or []
-        if request.closing is not None:
-            events += request.closing(outcome if isinstance(outcome, GridkitError) else None, names or [])
-        outcome = await self._say(events, told) or request.untold or outcome
+        outcome = request.untold or outcome
+        refused = await self._say([*(events or []), *request.closed(outcome, names or [])], told)
+        if refused is not None:
+            outcome = refused
+            await self._say(request.closed(outcome, names or []), ())
         if request.answer.done():
             return
         if isinstance(outcome, GridkitError):

@@ -106,6 +106,7 @@ async def graph(client: Client) -> None:
     assert without["_grad_fn"] is None and without["requires_grad"] is False
     total = await client.run("Sum", [ref(a), ref(b), ref(a)])
     assert total["data"] == [12, 24]
+    assert (await client.run("Sum", ref(a), 0))["data"] == 3 and (await client.read(a))["data"] == [1, 2]
     assert (await client.run("MatMul", ref(a), ref(b)))["data"] == 50
 
 

@@ -64,18 +64,21 @@ class FakeSession:
 
 
 class Told:
-    """What the client was told. `open`: it takes it."""
+    """What the client was told. `open`: it takes it; `most`: so many events at a time."""
 
     preview = 0
 
     def __init__(self) -> None:
         self.events: list[str] = []
         self.passing: list[dict[str, Any]] = []
+        self.most = 10
         self.open = asyncio.Event()
         self.open.set()
 
     async def tell(self, events: list[Notification], bodies: Sequence[Any]) -> None:
         await self.open.wait()
+        if len(events) > self.most:
+            raise LimitError("too large", code=ErrorCode.TOO_LARGE)
         self.events += [event.method for event in events]
 
     def pass_by(self, event: Notification) -> None:
@@ -199,6 +202,29 @@ def test_cancelling(monkeypatch: pytest.MonkeyPatch) -> None:
     run()
 
 
+def test_s7_what_is_too_large_to_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request fails, and that its pass is over is told all the same; the next one is done."""
+
+    @live
+    async def run() -> None:
+        world = World(monkeypatch)
+        tensors, _, told = world.session()
+        asked = [ask(tensors, closing=lambda error, names: [Notification(f"over {error}", {})]) for _ in range(3)]
+        await settle()
+        many = [{"method": "one", "params": {}}] * 11
+        world.children[0].answers(1, events=many)
+        world.children[0].tells(events=many)
+        world.children[0].answers(2)
+        world.children[0].answers(3)
+        for each in asked[:2]:
+            with pytest.raises(LimitError, match="too large"):
+                await each
+        assert (await asked[2]).result == 3
+        assert told.events == ["over too large", "over too large", "over None"]
+
+    run()
+
+
 @pytest.mark.parametrize(
     ("end", "code"),
     [
@@ -296,8 +322,8 @@ def test_s7_so_much_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
         await first
         second = tensors.ask("create_variable", {}, [bytes(800)], Work(2))
         await settle()
-        world.children[0].answers(3)  # the refused one had a number, too
-        assert (await second).result == 3
+        world.children[0].answers(2)
+        assert (await second).result == 2
 
     run()
 
