@@ -47,8 +47,8 @@ class _Core(aio.SessionCore[Run]):
     _run_class = Run
 
     def _new_rpc(self) -> aio_rpc.RpcClient:
-        self.rpc_face = rpc.of_link(self._link)
-        return self.rpc_face._core
+        self._rpc_face = rpc.of_link(self._link)
+        return self._rpc_face._core
 
     def _new_world(self) -> World:
         from gridkit.client.tensors import TensorClient
@@ -172,7 +172,7 @@ class Session(cells.ShortDir):
     def rpc(self) -> rpc.RpcClient:
         """The session's JSON-RPC client: it connects with the first call, and is closed with the session."""
         self._core.rpc  # noqa: B018  makes it
-        return self._core.rpc_face
+        return self._core._rpc_face
 
     def tensor(self, data: Any, *, requires_grad: bool = False, dtype: torch.dtype | None = None) -> RemoteTensor:
         """A tensor that lives on the node, with a copy of this data. See `gridkit.aio.tensors.Tensors.tensor`.

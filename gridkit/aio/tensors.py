@@ -115,7 +115,9 @@ class Tensors(Base):
                 )
             return spawn(work).result()
 
-        return World(TensorClient(self.rpc, spawn, shown), AsyncRemoteTensor, lambda begun: begun, wait)
+        return World(
+            TensorClient(self.rpc, spawn, shown), AsyncRemoteTensor, lambda begun: begun, wait, lambda: not _on(loop)
+        )
 
     def _optimizer_class(self) -> type[Any]:
         from gridkit.tensors.optimizers import AsyncRemoteOptimizer

@@ -49,7 +49,9 @@ def dispatch(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
     """
     if function is torch.autograd.grad:
         return passes.gradients(*args, **kwargs)
-    name = str(resolve_name(function))
+    if function is torch._has_compatible_shallow_copy_type:
+        return True  # nn.Module.to asks; it sets .data then, which says what goes and what doesn't
+    name = str(resolve_name(function) or getattr(function, "__name__", function))
     space, _, short = name.removesuffix(".__get__").rpartition(".")
     if space in ("torch", "torch.Tensor"):
         if short in (_SHAPE if name.endswith("__get__") else _SHAPE_CALLS):
@@ -69,13 +71,22 @@ def dispatch(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
         case "torch.Tensor.requires_grad.__set__":
             return args[0].requires_grad_(args[1])
         case "torch.Tensor.data.__set__":
-            return args[0].detach().copy_(args[1])
+            return _set_data(*args)
         case "torch.Tensor.retain_grad":
             return _retain_grad(*args)
     if name.endswith(".__set__"):
         raise UsageError(f"'{name.split('.')[-2]}' of a remote tensor can't be set")
     function_named(name)
     return _run(name, function, args, kwargs)
+
+
+def _set_data(tensor: remotes.Remote, value: torch.Tensor) -> None:
+    if (value.dtype, value.shape) != (tensor.dtype, tensor.shape):
+        raise UsageError(
+            f"the data of a remote tensor stays {tensor.dtype}{list(tensor.shape)}",
+            "make another: grid.tensor(…), or grid.module(net) of a module that was changed before",
+        )
+    tensor.detach().copy_(value)
 
 
 def _grad_fn(tensor: remotes.Remote) -> Any:

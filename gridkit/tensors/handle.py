@@ -15,6 +15,7 @@ import torch
 from gridkit.client.rpc_mirror import MirroredVariable
 from gridkit.client.tensors import Pass, Place, TensorClient, again
 from gridkit.errors import RunError, UsageError
+from gridkit.tensors import parts
 from gridkit.tensors.graph import Graph, graph_behind
 from gridkit.wire.rpc.values import DType, Variable
 from gridkit.wire.tensors import Array
@@ -34,12 +35,19 @@ class World:
         kind: the class of the tensors: with plain methods, or with coroutines.
         face: what a pass is given back as.
         wait: runs a coroutine on the client's loop, and waits.
+        may_wait: whether that is possible here.
     """
 
     def __init__(
-        self, client: TensorClient, kind: type[Remote], face: Callable[[Pass], Any], wait: Callable[[Any], Any]
+        self,
+        client: TensorClient,
+        kind: type[Remote],
+        face: Callable[[Pass], Any],
+        wait: Callable[[Any], Any],
+        may_wait: Callable[[], bool] = lambda: True,
     ) -> None:
         self.client, self.kind, self.face, self.wait = client, kind, face, wait
+        self._may_wait = may_wait
         self._retaining: weakref.WeakSet[Handle] = weakref.WeakSet()
 
     def __repr__(self) -> str:
@@ -74,22 +82,12 @@ class World:
         Raises:
             UsageError: tensors of this dtype or layout don't travel.
         """
-        if self.client.crowded:
-            self.wait(self.client.room())
-        handle = Handle(self)
         brain = tensor.dtype == torch.bfloat16
         array = array_of(tensor)
         needs = tensor.requires_grad
-        params = {"data": array, "requires_grad": needs and not brain, "parameter": parameter and not brain}
-        self.client.post(
-            "create_variable",
-            {"variable_id": handle.id, **params},
-            makes=[handle.id],
-            where=line(),
-            size=array.nbytes,
-        )
+        handle = parts.sent(self, array, requires_grad=needs and not brain, parameter=parameter and not brain)
         if brain:  # NumPy has no such numbers: they travel as float32
-            wide, handle = handle, Handle(self)
+            wide, handle = handle, self.new()
             self.run("torch.Tensor.to", [wide.ref, DType("bfloat16")], {}, [handle.id], [wide], False)
             if needs:
                 self.run("torch.Tensor.requires_grad_", [handle.ref], {}, [handle.id], [handle], True)
@@ -98,6 +96,23 @@ class World:
         if parameter:
             remote._is_param = True
         return remote
+
+    def new(self) -> Handle:
+        """A new id."""
+        return Handle(self)
+
+    def sent(self, array: Array, *, requires_grad: bool, parameter: bool) -> Handle:
+        """A leaf on the node with these values, which come in one message."""
+        self._slow_down()
+        handle = self.new()
+        params = {"variable_id": handle.id, "data": array, "requires_grad": requires_grad, "parameter": parameter}
+        self.client.post("create_variable", params, makes=[handle.id], where=line(), size=array.nbytes)
+        return handle
+
+    def _slow_down(self) -> None:
+        """Wait while too much is on its way, where it is possible to wait."""
+        if self.client.crowded and self._may_wait():
+            self.wait(self.client.room())
 
     def run_and_wait(self, handles: list[Handle], **params: Any) -> list[MirroredVariable]:
         """As `run`, where its results' sizes depend on values: what the node told of them.
@@ -124,8 +139,20 @@ class World:
         changes: list[str] | None = None,
     ) -> None:
         """Have a function run; see `wire.rpc.v1.RunFunction`. `changes`: ids of what it changes in place."""
-        if self.client.crowded:
-            self.wait(self.client.room())
+        self._slow_down()
+        self.post(function, args, kwargs, out_ids, uses, grad_enabled, changes)
+
+    def post(
+        self,
+        function: str,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        out_ids: list[str],
+        uses: list[Handle],
+        grad_enabled: bool,
+        changes: list[str] | None = None,
+    ) -> None:
+        """As `run`, from coroutines."""
         params = {"function_name": function, "args": args, "kwargs": kwargs, "out_ids": out_ids}
         self.client.post(
             "run_function",
@@ -175,8 +202,9 @@ class Handle:
             NotFoundError: `SESSION_LOST`.
         """
         client = self.world.client
-        await client.ready(self.id, "step")
-        array = (await client.ask("get_variable", {"variable_id": self.id}, [self.id]))["data"]
+        if await client.ready(self.id, "step") is None:
+            await client.settled()
+        array = await parts.read(self, self.variable)
         return tensor_of(array, "" if self.variable is None else self.variable.data.dtype)
 
     async def gradient(self) -> tuple[Handle, str, tuple[int, ...], bool] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -59,10 +61,18 @@ def test_what_a_copy_is(grid: Session) -> None:
         grid.module(net[0].weight)  # type: ignore[type-var]
 
 
-def test_shapes_draw_nothing_here(grid: Session) -> None:
-    """A program's own random numbers don't depend on how many remote ones there are."""
-    before = torch.get_rng_state()
-    x = grid.tensor(torch.zeros(100))
-    y = F.dropout(x + 1).normal_() + torch.rand_like(x)
-    state = torch.get_rng_state()
-    assert y.shape == (100,) and torch.equal(before, state)
+def test_what_is_done_with_modules(grid: Session) -> None:
+    net = nn.Linear(2, 2)
+    away = grid.module(net)
+    away.load_state_dict({name: torch.ones_like(tensor) for name, tensor in net.state_dict().items()})
+    twin = copy.deepcopy(away)
+    twin.weight.data = torch.zeros(2, 2)
+    assert [each.weight.get().sum().item() for each in (away, twin)] == [4, 0]
+    away.requires_grad_(False)
+    assert not away(grid.tensor(torch.ones(1, 2))).requires_grad
+    twin(grid.tensor(torch.ones(1, 2))).sum().backward()
+    assert twin.bias.grad is not None
+    twin.zero_grad()
+    assert twin.bias.grad is None
+    with pytest.raises(UsageError, match="stays"):
+        away.to(torch.float64)

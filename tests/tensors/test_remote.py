@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from gridkit.errors import ErrorCode, GridkitError, PlanError, UsageError
 from gridkit.session import Session
+from gridkit.tensors import parts
 from tests.tensors.tensor_peer import TensorPeer
 
 
@@ -105,6 +106,20 @@ def test_bfloat16_with_a_gradient(grid: Session) -> None:
     x = grid.tensor([1.0, 2.0], dtype=torch.bfloat16, requires_grad=True)
     (x * x).sum().backward()
     assert x.is_leaf and torch.equal(x.grad.get(), torch.tensor([2.0, 4.0], dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.bool, torch.bfloat16])
+def test_large_tensors_travel_in_parts(
+    grid: Session, peer: TensorPeer, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(parts, "PART", 64)
+    local = torch.arange(143).reshape(13, 11).to(dtype)
+    remote = grid.tensor(local, requires_grad=dtype.is_floating_point)
+    assert remote.is_leaf and torch.equal(remote.get(), local) and torch.equal(remote.T.get(), local.T)
+    assert peer.took.count("create_variable") > 3 and peer.took.count("get_variable") > 20
+    if dtype.is_floating_point:
+        remote.sum().backward()
+        assert torch.equal(remote.grad.get(), torch.ones(13, 11, dtype=dtype))
 
 
 def test_what_is_sent_is_a_copy(grid: Session) -> None:
