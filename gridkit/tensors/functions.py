@@ -20,6 +20,7 @@ from gridkit.wire.rpc.values import DType, MemoryFormat
 _SHAPE_NAMES = """
     shape ndim dtype layout requires_grad is_leaf is_nested is_sparse is_quantized is_cuda retains_grad names itemsize
     nbytes is_mkldnn is_sparse_csr is_xpu is_mps is_ipu is_xla is_vulkan is_ort is_mtia is_maia output_nr _version
+    grad_fn
 """
 
 """Attributes that the shape alone answers."""
@@ -64,8 +65,6 @@ def dispatch(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
             return torch.device("cpu")  # what a module makes beside it holds values of its own
         case "torch.Tensor.is_cpu.__get__" | "torch.Tensor.is_meta.__get__":
             return short == "is_cpu"
-        case "torch.Tensor.grad_fn.__get__":
-            return _grad_fn(args[0])
         case "torch.Tensor.__iter__":
             return iter(args[0].unbind(0))
         case "torch.Tensor.requires_grad.__set__":
@@ -87,13 +86,6 @@ def _set_data(tensor: remotes.Remote, value: torch.Tensor) -> None:
             "make another: grid.tensor(…), or grid.module(net) of a module that was changed before",
         )
     tensor.detach().copy_(value)
-
-
-def _grad_fn(tensor: remotes.Remote) -> Any:
-    """That of the function, without the step from a tensor to a remote one."""
-    with torch._C.DisableTorchFunctionSubclass():
-        node = tensor.grad_fn
-    return node.next_functions[0][0] if node is not None and node.name() == "AliasBackward0" else node
 
 
 def _needs_values(short: str) -> UsageError:
@@ -169,7 +161,7 @@ def remote_of(
     """The tensor with this shape. `graph`: it has one, on the node; here it isn't a leaf either."""
     meta = torch.empty(shape, dtype=DTYPES[dtype], device="meta", requires_grad=graph)
     with torch.enable_grad():
-        return world.wrapped(meta, handle) if graph else world.leaf(meta, handle)
+        return world.wrapped(meta.clone() if graph else meta, handle)
 
 
 def _world(given: list[torch.Tensor]) -> World:

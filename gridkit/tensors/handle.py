@@ -65,14 +65,10 @@ class World:
         self.client.post("update_variable", params, uses=[handle.id], where=line())
 
     def wrapped(self, meta: torch.Tensor, handle: Handle) -> Remote:
-        """The tensor with this shape and this id."""
-        remote = meta.as_subclass(self.kind)
-        remote._core = handle
-        return remote
-
-    def leaf(self, meta: torch.Tensor, handle: Handle) -> Remote:
-        """A tensor with this shape and this id, without history."""
-        remote: Remote = torch.Tensor._make_subclass(self.kind, meta.detach(), meta.requires_grad)
+        """The tensor with this shape and this id. It is the same object: `as_subclass` would make a view of it, for
+        which torch has other rules of changes in place."""
+        meta.__class__ = self.kind
+        remote: Remote = meta  # type: ignore[assignment]
         remote._core = handle
         return remote
 
@@ -92,7 +88,7 @@ class World:
             if needs:
                 self.run("torch.Tensor.requires_grad_", [handle.ref], {}, [handle.id], [handle], True)
         meta = torch.empty_like(tensor, device="meta", requires_grad=needs)
-        remote = self.leaf(meta, handle)
+        remote = self.wrapped(meta, handle)
         if parameter:
             remote._is_param = True
         return remote
