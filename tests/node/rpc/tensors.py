@@ -29,6 +29,15 @@ class Notebook(V1):
         super().__init__(node, **options)
         self.mirror = Mirror()
         self.said: list[tuple[str, dict[str, Any]]] = []
+        self.steps, self.cut_at = 0, -1
+
+    async def step(self) -> None:
+        """Take one WebSocket message; after `cut_at` of them the link is another one."""
+        if self.steps == self.cut_at:
+            await self.cut()
+            await self.open()
+        self.steps += 1
+        await super().step()
 
     def _sort(self, message: Any, bodies: tuple[memoryview, ...]) -> None:
         super()._sort(message, bodies)
@@ -55,7 +64,10 @@ class Notebook(V1):
     async def ask(self, method: str, **params: Any) -> int:
         """Send it with its tensors; the request's id."""
         bodies: list[Body] = []
-        return await self.send(method, encode(params, bodies), [bytes(body) for body in bodies])
+        form = encode(params, bodies)
+        while not self.channel.room(bytes(1000), bodies):
+            await self.step()
+        return await self.send(method, form, [bytes(body) for body in bodies])
 
     async def do(self, method: str, **params: Any) -> Any:
         """The result, decoded."""

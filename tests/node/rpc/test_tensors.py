@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
+from gridkit.wire.rpc.channel import Window
 from gridkit.wire.rpc.messages import Failure, Notification, Reply
 from gridkit.wire.rpc.values import Edge, Variable
+from tests.node.rpc.ends import live
 from tests.node.rpc.tensors import Notebook, shared
+from tests.support import NodeUnderTest
 
 
 @shared
@@ -151,17 +156,40 @@ async def test_large_tensors_have_no_preview_and_come_as_they_are(book: Notebook
     assert (await book.read("noise")).tolist() == torch.randn(5).tolist()
 
 
-@shared
-async def test_r9_the_tensors_outlive_the_link(book: Notebook) -> None:
-    """Cut while requests are under way: each is done once, and answered on the next link."""
-    await book.reply(await book.tensor("x", [1.0]))
-    asked = [await book.run("torch.Tensor.add_", ["x", 1], "x") for _ in range(30)]
-    await book.cut()
-    await book.open()
+async def scripted(book: Notebook, cut: int) -> list[Any]:
+    """Asks for a training's step, and cuts the link when so many messages have come. What came of it, and what was
+    told and answered, in order."""
+    book.steps, book.cut_at = 0, cut
+    asked = [
+        await book.tensor("x", [1.0, 2.0], requires_grad=True),
+        await book.run("torch.Tensor.mul", ["x", "x"], "y"),
+        await book.run("torch.Tensor.sum", ["y"], "s"),
+        await book.backward("s"),
+        await book.ask("name_grad", variable_id="x", out_id="g"),
+        await book.run("torch.Tensor.add_", ["g", 1], "g"),
+        await book.run("torch.Tensor.add_", ["g", 1], "g"),
+        await book.ask("get_variable", variable_id="g"),
+    ]
     for each in asked:
-        assert isinstance(await book.reply(each), Reply)
-    assert (await book.read("x")).tolist() == [31]
-    assert book.mirror.variable("x").version == 30
+        await book.reply(each)
+    replies = [book.replies[each] for each in asked]
+    assert all(isinstance(reply, Reply) for reply in replies), replies
+    told = [what for what in book.order if what not in asked and what != "node_fired"]
+    answered = [asked.index(what) for what in book.order if what in asked]
+    outcome = [(await book.read("g")).tolist(), book.mirror.variable("g").version, told, answered]
+    await book.do("delete_variables", variable_ids=["x", "y", "s", "g"])
+    book.forget()
+    return outcome
+
+
+@live
+async def test_r9_a_link_cut_at_each_message(node: NodeUnderTest) -> None:
+    """The tensors outlive it, nothing is done twice, and all is told and answered once, in order."""
+    book = await Notebook(node, window=Window(1, 1 << 20)).open()  # so each message comes alone
+    undisturbed = await scripted(book, -1)
+    assert undisturbed[0] == [4, 6] and book.steps > 20
+    for cut in range(book.steps):
+        assert await scripted(book, cut) == undisturbed
 
 
 @shared
@@ -201,11 +229,7 @@ async def test_w11_what_waits_is_cancelled_at_once(book: Notebook) -> None:
 async def test_s7_more_operations_than_may_wait(book: Notebook) -> None:
     """They are slowed down by the channel's credit, not refused."""
     await book.tensor("x", [0.0])
-    asked = []
-    for _ in range(1500):
-        while not book.channel.room(b"x" * 1000):
-            await book.step()
-        asked.append(await book.run("torch.Tensor.add_", ["x", 1], "x"))
+    asked = [await book.run("torch.Tensor.add_", ["x", 1], "x") for _ in range(1500)]
     for each in asked:
         assert isinstance(await book.reply(each), Reply)
     assert (await book.read("x")).tolist() == [1500]
