@@ -66,8 +66,11 @@ class Pass:
         return f"<{self}>"
 
     def __str__(self) -> str:
-        name = "pass" if self.kind == "backward" else "step"
-        return f"{name} {self.id}, {self.state}"
+        return f"{self._name}, {self.state}"
+
+    @property
+    def _name(self) -> str:
+        return f"{'pass' if self.kind == 'backward' else 'step'} {self.id}"
 
     def __await__(self) -> Any:
         return self.wait().__await__()
@@ -79,9 +82,9 @@ class Pass:
 
     @property
     def state(self) -> str:
-        """Such as "40 %", "pending", "done", "failed"."""
+        """Such as "40 %", "pending", "done", "failed", "cancelled"."""
         if self.over:
-            return "done" if self.error is None else "failed"
+            return "done" if self.error is None else "cancelled" if self.cancelled else "failed"
         progress: Progress | None = None if self._call is None else self._call.progress
         if progress is None or not progress.total or progress.done is None:
             return "pending"
@@ -102,7 +105,7 @@ class Pass:
         await self._tensors.caught_up()
         if self._call is not None and not self._call.done:
             self.cancelled = True
-            self._call.fail(RunError(f"{self.kind} {self.id} was cancelled"))
+            self._call.fail(RunError(f"{self._name} was cancelled"))
 
     def ended(self, error: GridkitError | None) -> None:
         """For `TensorClient`."""

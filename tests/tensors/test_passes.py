@@ -106,8 +106,9 @@ def test_a_pass_can_be_cancelled(grid: Session, peer: TensorPeer) -> None:
     begun = y.backward()
     assert slow.begun.wait(10)
     begun.cancel()
-    with pytest.raises(RunError, match="cancelled"):
+    with pytest.raises(RunError, match="pass 1 was cancelled"):
         begun.wait()
+    assert repr(begun) == "<pass 1, cancelled>"
     for _ in range(200):
         if peer.cancelled:
             break
