@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from gridkit import cells, threads
 from gridkit.bridge import BRIDGE, sync
 from gridkit.client import rpc as aio_rpc
+from gridkit.client.link import Link
 from gridkit.client.rpc_callables import CalledBack, Exposed
 from gridkit.client.rpc_calls import Progress
 from gridkit.client.rpc_handlers import Handlers
@@ -71,17 +72,13 @@ class RpcClient(cells.ShortDir):
         patience: float = 600.0,
     ) -> None:
         cells.renew()
-        self._core = _Core(
-            base_url,
-            port,
-            default_timeout,
-            patience=patience,
-            start=threads.start,
-            say=lambda line: BRIDGE.post(print, line),
-        )
-        self._core.face = weakref.ref(self)
-        weakref.finalize(self, BRIDGE.leave, self._core.close).atexit = False
+        self._hold(_Core(base_url, port, default_timeout, patience=patience, start=threads.start, say=_say))
         cells.remember(self)
+
+    def _hold(self, core: _Core) -> None:
+        self._core = core
+        core.face = weakref.ref(self)
+        weakref.finalize(self, BRIDGE.leave, core.close).atexit = False
 
     def __repr__(self) -> str:
         return repr(self._core)
@@ -152,6 +149,17 @@ class RpcClient(cells.ShortDir):
     rpc_clear_backward = _passed_on(Handlers.rpc_clear_backward)
     rpc_clear_step = _passed_on(Handlers.rpc_clear_step)
     rpc_log = _passed_on(Handlers.rpc_log)
+
+
+def of_link(link: Link) -> RpcClient:
+    """A session's own client: it goes where the session's link goes."""
+    client = RpcClient.__new__(RpcClient)
+    client._hold(_Core(link=link, start=threads.start, say=_say))
+    return client
+
+
+def _say(line: str) -> None:
+    BRIDGE.post(print, line)
 
 
 class _Teller:

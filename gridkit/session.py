@@ -6,12 +6,13 @@ import concurrent.futures
 import getpass
 import os
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from gridkit import aio, cells
+from gridkit import aio, cells, rpc
 from gridkit.bridge import BRIDGE, sync
 from gridkit.client import credentials
+from gridkit.client import rpc as aio_rpc
 from gridkit.errors import UsageError
 from gridkit.federated import strategies
 from gridkit.listings import Datasets, Models, Participants, Tokens, Users
@@ -26,11 +27,16 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from gridkit.tensors.handle import World
+    from gridkit.tensors.optimizers import RemoteOptimizer
+    from gridkit.tensors.remote import RemoteTensor
     from gridkit.widgets.browser import Browser
     from gridkit.widgets.launcher import Launcher, NewTraining
     from gridkit.widgets.login import LoginForm
     from gridkit.widgets.panel import Panel
     from gridkit.widgets.twin import TwinBox
+
+    M = TypeVar("M", bound=nn.Module)
 
 __all__ = ["Runs", "Session", "connect", "launch"]
 
@@ -39,6 +45,23 @@ class _Core(aio.SessionCore[Run]):
     """The async session whose runs have a sync face."""
 
     _run_class = Run
+
+    def _new_rpc(self) -> aio_rpc.RpcClient:
+        self._rpc_face = rpc.of_link(self._link)
+        return self._rpc_face._core
+
+    def _new_world(self) -> World:
+        from gridkit.client.tensors import TensorClient
+        from gridkit.plans.tracing.source import shown
+        from gridkit.tensors.handle import World
+        from gridkit.tensors.remote import RemotePass, RemoteTensor
+
+        return World(TensorClient(self.rpc, BRIDGE.submit, shown), RemoteTensor, RemotePass, BRIDGE.sync)
+
+    def _optimizer_class(self) -> type[Any]:
+        from gridkit.tensors.optimizers import RemoteOptimizer
+
+        return RemoteOptimizer
 
     async def newest(self) -> Run | None:
         """The Run of the training hosted last: the one that this session has already, or one that follows it."""
@@ -144,6 +167,42 @@ class Session(cells.ShortDir):
         BRIDGE.sync(self._core.close())
         for form in tuple(self._forms):
             form.update_twin(over=True)
+
+    @property
+    def rpc(self) -> rpc.RpcClient:
+        """The session's JSON-RPC client: it connects with the first call, and is closed with the session."""
+        self._core.rpc  # noqa: B018  makes it
+        return self._core._rpc_face
+
+    def tensor(self, data: Any, *, requires_grad: bool = False, dtype: torch.dtype | None = None) -> RemoteTensor:
+        """A tensor that lives on the node, with a copy of this data. See `gridkit.aio.tensors.Tensors.tensor`.
+
+        Example:
+            >>> x = grid.tensor([1.0, 2.0], requires_grad=True)                     # doctest: +SKIP
+            >>> (x * x).sum().backward()                                            # doctest: +SKIP
+            >>> x.grad.get()                                                        # doctest: +SKIP
+            tensor([2., 4.])
+        """
+        made: RemoteTensor = self._core.tensor(data, requires_grad=requires_grad, dtype=dtype)
+        return made
+
+    def module(self, module: M) -> M:
+        """A copy of an nn module whose parameters and buffers live on the node. Its code stays here, and runs here.
+
+        Example:
+            >>> net = grid.module(nn.Linear(4, 2))                                  # doctest: +SKIP
+            >>> optimizer = grid.optimizer("SGD", net.parameters(), lr=0.1)         # doctest: +SKIP
+        """
+        return self._core.module(module)
+
+    def optimizer(self, name: str, params: Iterable[Any], **options: Any) -> RemoteOptimizer:
+        """An optimizer of torch.optim on the node, for remote parameters. See `gridkit.aio.tensors`."""
+        made: RemoteOptimizer = BRIDGE.sync(self._core.optimizer(name, params, **options))
+        return made
+
+    def manual_seed(self, seed: int) -> None:
+        """As `torch.manual_seed`, for what the node draws for this session's tensors."""
+        self._core.manual_seed(seed)
 
     @property
     def models(self) -> Models:

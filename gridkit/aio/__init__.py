@@ -25,6 +25,7 @@ from gridkit.aio.participant import PushParticipant as PushParticipant
 from gridkit.aio.participant import serve_participant as serve_participant
 from gridkit.aio.participants import Participants
 from gridkit.aio.syft import Syft as Syft
+from gridkit.aio.tensors import Tensors
 from gridkit.aio.trainings import RunT
 from gridkit.aio.websocket_grid import WebsocketGridClient as WebsocketGridClient
 from gridkit.client.credentials import Login, login_of, stored_token
@@ -42,7 +43,7 @@ PATIENCE = 30.0
 """seconds for which a session waits for a node that doesn't answer, such as one that is being started again"""
 
 
-class SessionCore(Invitations[RunT], Models, Nodes, Accounts, Datasets, Participants):
+class SessionCore(Invitations[RunT], Models, Nodes, Accounts, Datasets, Participants, Tensors):
     """What a person holds in a notebook: one node, what it hosts, and the worker processes of this session.
 
     Made by `launch` or `connect`; an async context manager. A part a file: `gridkit.aio.trainings`, ….

@@ -83,6 +83,14 @@ class Call:
         """It has a result, or an error."""
         return self._answer.done()
 
+    @property
+    def error(self) -> GridkitError | None:
+        """Why it failed; None while it is under way, when it went well, and when nobody waits for it any more."""
+        if not self._answer.done() or self._answer.cancelled():
+            return None
+        error = self._answer.exception()
+        return error if error is None or isinstance(error, GridkitError) else GridkitError(f"{self.method}: {error!r}")
+
     def heard(self) -> None:
         """A sign of life came."""
         self._alive = self._loop.time()

@@ -227,13 +227,13 @@ class Mirror:
 
         Args:
             touched: the variables that it changed; None: what it was to touch.
-            error: why it failed.
+            error: why it failed: so did it for what it was to touch, and for nobody else, if that is known.
         """
         ended = self._passes.pop(pass_id, None)
         if ended is None:
             return
         if touched is not None:
-            ended.touches = frozenset(touched)
+            ended.touches = frozenset(touched) | (ended.touches if error and ended.touches else frozenset())
         ended.pending, ended.error = False, error
         for variable_id in self.variables if ended.touches is None else ended.touches:
             last = self._failed.get((ended.kind, variable_id))

@@ -1,4 +1,4 @@
-"""One runner process as the node sees it: started, spoken with, ended. No torch here."""
+"""One process that computes, as the node sees it: started, spoken with, ended. No torch here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Lost(Exception):
 
 
 class Child:
-    """A running ``python -m gridkit.runner``; `start` makes one."""
+    """A running ``python -m gridkit.runner``, or a module of it; `start` makes one."""
 
     def __init__(
         self,
@@ -44,8 +44,11 @@ class Child:
         self.pid = process.pid
 
     @classmethod
-    async def start(cls, limits: Limits) -> Child:
+    async def start(cls, limits: Limits, module: str = "gridkit.runner", *numbers: float) -> Child:
         """A process that has torch loaded and its limits set.
+
+        Args:
+            numbers: what the module is told behind its two sockets; none: what `gridkit.runner` is.
 
         Raises:
             Lost: it ended before that.
@@ -55,20 +58,20 @@ class Child:
         files, their_files = socket.socketpair()
         files.setblocking(False)
         log = cast(IO[bytes], tempfile.TemporaryFile())  # noqa: SIM115  lives as long as the child
-        frame = max(limits.run_inputs, limits.plan)
+        numbers = numbers or (limits.run_memory, limits.run_results, max(limits.run_inputs, limits.plan))
         with theirs, their_files:
-            numbers = (theirs.fileno(), their_files.fileno(), limits.run_memory, limits.run_results, frame)
+            descriptors = (theirs.fileno(), their_files.fileno())
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "gridkit.runner",
-                *map(str, numbers),
+                module,
+                *map(str, (*descriptors, *numbers)),
                 stdin=asyncio.subprocess.PIPE,  # never written to: when the node ends, it closes, and so the child ends
                 stdout=log,
                 stderr=log,
                 env={name: value for name, value in os.environ.items() if name not in _SECRETS}
                 | {"OMP_NUM_THREADS": "1"},
-                pass_fds=numbers[:2],
+                pass_fds=descriptors,
                 start_new_session=True,
             )
         child = cls(limits, process, await asyncio.open_connection(sock=channel, limit=MIB), files, log)
@@ -91,6 +94,10 @@ class Child:
             await self._writer.drain()
         except ConnectionError as error:
             raise Lost(f"it hung up: {error}") from None
+
+    def note(self, header: Header) -> None:
+        """Send a frame without a body, whoever else is sending; when nobody is there, `hear` says so."""
+        self._writer.write(pack_frame(header))
 
     async def hear(self) -> tuple[Header, bytes]:
         """The next frame.

@@ -85,6 +85,10 @@ class Limits:
     """number of JSON-RPC sessions of one principal"""
     rpc_requests: int = 1000
     """number of requests of one session that are being worked on"""
+    rpc_runners: int = 16
+    """number of JSON-RPC sessions with tensors, each of which has a process with up to `run_memory`"""
+    rpc_tensors: int = 100_000
+    """tensors, optimizers and nodes of graphs in one session"""
     rpc_text: int = 8 * MIB
     """one message of the plain profile"""
     rpc_bytes: int = 512 * MIB

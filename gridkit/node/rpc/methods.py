@@ -6,17 +6,15 @@ Methods of a subject are a module each, with a table of its own by profile, whic
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from gridkit.errors import ErrorCode, LimitError, NotFoundError, UsageError
+from gridkit.errors import ErrorCode, LimitError, UsageError
+from gridkit.node.rpc import methods_plain, methods_tensors
 from gridkit.node.rpc.session import Asked, Method, Result
 from gridkit.wire.rpc.messages import Failure, Notification, Profile
 
 MOST_REPLIES: Final = 16 << 20
 """bytes of what a client answers to one `loopback`"""
-LONGEST_SLEEP: Final = 3600.0
 CLOSE_CODES: Final = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)})
 """those that may be sent (RFC 6455, section 7.4)"""
 
@@ -60,38 +58,6 @@ def drop_connection(asked: Asked) -> dict[str, Any]:
     return {}
 
 
-# ---- functions of the node's own
-
-Function = Callable[[Asked], Coroutine[Any, Any, Any]]
-
-
-async def sleep(asked: Asked) -> float:
-    """``Sleep(seconds)``: something slow, which tells how far it is."""
-    seconds = asked.params.args[0] if len(asked.params.args) == 1 else None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= LONGEST_SLEEP:
-        raise UsageError(f"Sleep takes seconds, 0 to {LONGEST_SLEEP:g}", code=ErrorCode.BAD_REQUEST)
-    asked.work.progress.update(phase="sleeping", done=0, total=math.ceil(seconds))
-    for passed in range(math.ceil(seconds)):
-        asked.work.progress["done"] = passed
-        await asyncio.sleep(min(1.0, seconds - passed))
-    return float(seconds)
-
-
-FUNCTIONS: Final[dict[str, Function]] = {"Sleep": sleep}
-
-
-async def run_function(asked: Asked) -> dict[str, Any]:
-    """Run a function of this node by its name."""
-    name = asked.params.function_name
-    function = FUNCTIONS.get(name)
-    if function is None:
-        known = ", ".join(FUNCTIONS)
-        raise NotFoundError(
-            f"this node has no function '{name}'", f"it has {known}", code=ErrorCode.NOT_FOUND, status=404
-        )
-    return {"data": await function(asked)}
-
-
 # ---- of gridkit.v1 only
 
 
@@ -109,9 +75,8 @@ BOTH: Final = {
     "echo": Method(echo),
     "loopback": Method(loopback),
     "drop_connection": Method(drop_connection),
-    "run_function": Method(run_function),
 }
 METHODS: Final[dict[Profile, dict[str, Method]]] = {
-    Profile.PLAIN: {**BOTH},
-    Profile.V1: {**BOTH, "heartbeat": Method(heartbeat), "cancel": Method(cancel)},
+    Profile.PLAIN: {**BOTH, **methods_plain.METHODS},
+    Profile.V1: {**BOTH, **methods_tensors.METHODS, "heartbeat": Method(heartbeat), "cancel": Method(cancel)},
 }

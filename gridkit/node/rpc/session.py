@@ -6,8 +6,8 @@
     (reader)               (applier)                └─▶ a task of its own (worker) ─▶ its result, when it is there
                                        ──▶ an answer to `call`, which a worker waits for
 
-The applier is no task: it runs where a message comes in, and only ever pauses for two reasons, that the client doesn't
-take what it is told, and that it asks more often than it may.
+The applier is no task: it runs where a message comes in, and only ever pauses for three reasons: that the client
+doesn't take what it is told, that it asks more often than it may, and that it asks for more tensors than are computed.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gridkit.errors import ErrorCode, GridkitError, LimitError, NodeError, NodeUnreachable
 from gridkit.node.rights import Principal
@@ -47,6 +47,9 @@ from gridkit.wire.rpc.messages import (
 from gridkit.wire.rpc.schemas import Direction, checked
 from gridkit.wire.rpc.values import Body
 
+if TYPE_CHECKING:
+    from gridkit.node.rpc.tensors import Tensors
+
 RIGHT = "rpc"
 """the operation that a session is"""
 SMALL = 64 * 1024
@@ -57,10 +60,11 @@ CROWD, WEIGHT = 1000, 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a method gives back that has bodies."""
+    """What a method gives back that is more than a value. `after`: what is told right behind it."""
 
     value: Any
-    bodies: Sequence[Body]
+    bodies: Sequence[Body] = ()
+    after: Sequence[Notification] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,7 @@ class Session:
         id: names it to its client, and to nobody else.
         link: the newest; None: there is none.
         on_close: called when the session ends; what lives in it is freed there.
+        tensors: those that the client has on the node.
     """
 
     def __init__(
@@ -123,6 +128,7 @@ class Session:
         self.links = 0
         self.closed: GridkitError | None = None
         self.on_close: list[Callable[[], object]] = []
+        self.tensors: Tensors
         self._watch, self._methods, self._weigh = watch, methods, weigh
         self._plain = line.profile is Profile.PLAIN
         self._scope: Any = {}
@@ -148,7 +154,7 @@ class Session:
             self._calls.fail(lost, link.number)  # that client's answers go to the link that asked, or nowhere
             link.socket.scope["extensions"]["gridkit.patience"](self._is_awaited)
         self._works.beat()
-        link.write(self.line, self._ease)
+        link.write(self.line, self.ease)
         return old
 
     def _is_awaited(self) -> bool:
@@ -179,7 +185,7 @@ class Session:
         if self._pause is not None:
             self._pause.cancel()
         self._calls.fail(reason)
-        self._ease()
+        self.ease()
         await self._works.close()
         for free in self.on_close:
             free()
@@ -221,7 +227,7 @@ class Session:
             return
         self._applying = True
         try:
-            while self._inbox and not self.line.full:
+            while self._inbox and not self.line.full and not self.tensors.crowded:
                 if seconds := self._too_often():
                     self._pause = asyncio.get_running_loop().call_later(seconds, self._go_on)
                     break
@@ -241,9 +247,9 @@ class Session:
 
     def _go_on(self) -> None:
         self._pause = None
-        self._ease()
+        self.ease()
 
-    def _ease(self) -> None:
+    def ease(self) -> None:
         """Something went on: whoever waits for room looks again."""
         self._apply()
         waiting, self._waiting = self._waiting, []
@@ -322,11 +328,13 @@ class Session:
             self._put(failure_of(told, asked, method=method))
 
     def _answer(self, asked: Id, done: Any) -> None:
-        value, bodies = (done.value, done.bodies) if isinstance(done, Result) else (done, ())
+        result = done if isinstance(done, Result) else Result(done)
         try:
-            self._put(Reply(asked, value), bodies)
+            self._put(Reply(asked, result.value), result.bodies)
         except GridkitError as error:  # it is too large, or has no form
             self._put(failure_of(error, asked))
+        for event in result.after:
+            self._put(event)
 
     # ---- out
 
@@ -395,10 +403,13 @@ class Session:
         return answer
 
     def _beat(self, work: Work) -> None:
-        if self.link is not None:
-            progress = {} if self._plain else work.progress
-            text = pack(Notification("heartbeat", {"id": work.id, **progress}), self.line.profile)
-            self.line.pass_by(("heartbeat", work.id), text)
+        progress = {} if self._plain else work.progress
+        self.pass_by(("heartbeat", work.id), Notification("heartbeat", {"id": work.id, **progress}))
+
+    def pass_by(self, key: Hashable, event: Notification) -> None:
+        """Tell this if the client has time for it before the next of the same key comes: it may be lost."""
+        if self.link is not None and self.closed is None:
+            self.line.pass_by(key, pack(event, self.line.profile))
             self.link.poke()
 
     # ---- what the client says of requests

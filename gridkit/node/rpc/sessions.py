@@ -10,7 +10,11 @@ from gridkit.node.rights import Principal
 from gridkit.node.rpc.line import Line
 from gridkit.node.rpc.link import Link
 from gridkit.node.rpc.methods import METHODS
+from gridkit.node.rpc.methods_tensors import V1Telling
+from gridkit.node.rpc.plain_tensors import PlainTelling
+from gridkit.node.rpc.runners import Runners
 from gridkit.node.rpc.session import Session
+from gridkit.node.rpc.tensors import Tensors
 from gridkit.node.settings import Limits
 from gridkit.node.watch import Watch
 from gridkit.wire.rpc.messages import Profile
@@ -34,6 +38,7 @@ class Sessions:
         self._of: dict[Principal, dict[tuple[Profile, str], Session]] = {}
         self._idle: dict[Session, asyncio.TimerHandle] = {}
         self._ending: set[asyncio.Task[None]] = set()
+        self._runners = Runners(limits)
 
     def __len__(self) -> int:
         return sum(map(len, self._of.values()))
@@ -63,6 +68,8 @@ class Sessions:
                 raise LimitError(text, "read what the node sends", code=ErrorCode.TOO_MANY, status=429)
 
         session = Session(line, principal, self._watch, self._limits, METHODS[line.profile], weigh)
+        telling = PlainTelling(session) if line.profile is Profile.PLAIN else V1Telling(session)
+        session.tensors = Tensors(session, self._runners, telling)
         self._of.setdefault(principal, theirs)[line.profile, key] = session
         return session
 
@@ -116,3 +123,4 @@ class Sessions:
             for session in list(theirs.values()):
                 self.end(session, NodeUnreachable("the node has ended"))
         await asyncio.gather(*self._ending)
+        await self._runners.close()

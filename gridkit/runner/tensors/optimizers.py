@@ -107,6 +107,9 @@ class Optimizers:
             self._count_in(id)
         return self._variables.told(self._names(params), self._variables.sharing([*params, *_kept(optimizer)]))
 
+    def stepped(self, id: str) -> list[str]:
+        return self._names(_params(self._find(id)))
+
     def zero_grad(self, id: str, set_to_none: bool) -> Told:
         optimizer = self._find(id)
         optimizer.zero_grad(set_to_none)

@@ -86,6 +86,10 @@ class TensorSession:
         self._variables.find(id)
         return self._variables.told([id])
 
+    def size(self, id: str) -> int:
+        """Bytes of a tensor's values."""
+        return self._variables.find(id).nbytes
+
     def read(self, id: str) -> Array:
         """A copy of a tensor's values; bfloat16 as float32."""
         tensor = self._variables.find(id)
@@ -238,6 +242,12 @@ class TensorSession:
             way = Pass(self._variables, tensors, self._seconds)
         return self._reached(way, None if inputs is None else [self._variables.find(id) for id in inputs])
 
+    def extent(self, roots: Sequence[str]) -> int:
+        """How many nodes a backward pass from these roots may come through."""
+        tensors = [self._variables.find(id) for id in roots]
+        with told_by_torch("backward"):
+            return len(Pass(self._variables, tensors, self._seconds).nodes)
+
     def _reached(self, way: Pass, inputs: Sequence[torch.Tensor] | None) -> list[str]:
         if inputs is None:
             return reached(self._variables, way.nodes)
@@ -372,6 +382,10 @@ class TensorSession:
     def step(self, id: str) -> Told:
         """One step. `variables`: the parameters; `changed`: what shares memory with them."""
         return self._optimizers.step(id)
+
+    def stepped(self, id: str) -> list[str]:
+        """The ids of the variables that a step of this optimizer may change."""
+        return self._optimizers.stepped(id)
 
     def zero_grad(self, id: str, set_to_none: bool = True) -> Told:
         """Clear the gradients of its parameters, which are `variables`."""

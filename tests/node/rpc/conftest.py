@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.node.rpc.tensors import Notebook
 from tests.support import NodeUnderTest
 
 
@@ -24,3 +25,9 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeUnderTest]:
 @pytest.fixture(scope="session")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeUnderTest]:
     yield from _run(tmp_path_factory, "ping_seconds=0.2", "rpc_idle=1.0", "rpc_silence=1.0")
+
+
+@pytest.fixture(scope="session")
+def book(node: NodeUnderTest) -> Notebook:
+    """One for many tests: each session has a process, which takes seconds to start."""
+    return Notebook(node)

@@ -266,7 +266,7 @@ def acked(session: Session, client: Channel) -> None:
     while (data := client.outgoing(1.0)) is not None:
         for incoming in session.line.receive(data, 1):
             session.feed(incoming)
-    session._ease()
+    session.ease()
 
 
 @live

@@ -1,0 +1,138 @@
+"""Remote tensors of a session, and the JSON-RPC client that they go over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gridkit.aio.base import Base
+from gridkit.client.rpc import RpcClient
+from gridkit.errors import UsageError
+
+if TYPE_CHECKING:
+    import concurrent.futures
+
+    from torch import nn
+
+    from gridkit.tensors.handle import World
+
+    M = TypeVar("M", bound=nn.Module)
+
+
+class Tensors(Base):
+    """What a session does with tensors that live on its node."""
+
+    _rpc: RpcClient | None = None
+    _world: World | None = None
+
+    @property
+    def rpc(self) -> RpcClient:
+        """The session's JSON-RPC client: it connects with the first call, and is closed with the session."""
+        if self._rpc is None:
+            self._rpc = self._new_rpc()
+        return self._rpc
+
+    def _new_rpc(self) -> RpcClient:
+        return RpcClient(link=self._link)
+
+    def tensor(self, data: Any, *, requires_grad: bool = False, dtype: Any = None) -> Any:
+        """A tensor that lives on the node, with a copy of this data. Nobody waits for it.
+
+        Args:
+            data: a tensor, an array, numbers, or lists of them.
+            requires_grad: whether autograd records what is done with it.
+            dtype: torch's; by default that of `data`, float32 for lists of floats.
+
+        Returns:
+            A tensor to torch, whose functions run on the node; see `gridkit.tensors.remote`.
+
+        Raises:
+            UsageError: this can't be a tensor, or not one that travels.
+        """
+        import torch
+
+        try:
+            local = torch.as_tensor(data, dtype=dtype).detach()
+            if requires_grad:
+                local = local.requires_grad_()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UsageError(f"that can't be a tensor: {error}", "pass numbers, lists of them, or a tensor") from None
+        return self._tensors().create(local)
+
+    def module(self, module: M) -> M:
+        """A copy of an nn module whose parameters and buffers live on the node. Its code stays here, and runs here.
+
+        Raises:
+            UsageError: it isn't a module, or can't be copied.
+        """
+        from gridkit.tensors.modules import remote_module
+
+        return remote_module(self._tensors(), module)
+
+    async def optimizer(self, name: str, params: Iterable[Any], **options: Any) -> Any:
+        """An optimizer of torch.optim on the node, for remote parameters.
+
+        Args:
+            name: such as "SGD" or "Adam".
+            params: remote tensors, or groups: dicts with ``"params"`` and options of their own.
+            options: such as ``lr=0.1``.
+
+        Raises:
+            PlanError: there is no such optimizer there, or torch refuses the options.
+            UsageError: the parameters aren't remote tensors of this session.
+        """
+        from gridkit.tensors import optimizers
+
+        return await optimizers.create(self._optimizer_class(), self._tensors(), name, params, options)
+
+    def manual_seed(self, seed: int) -> None:
+        """As `torch.manual_seed`, for what the node draws for this session's tensors."""
+        self._tensors().client.post("seed", {"seed": seed})
+
+    def _tensors(self) -> World:
+        if self._world is None:
+            self._world = self._new_world()
+        return self._world
+
+    def _new_world(self) -> World:
+        from gridkit.client.tensors import TensorClient
+        from gridkit.plans.tracing.source import shown
+        from gridkit.tensors.handle import World
+        from gridkit.tensors.remote import AsyncRemoteTensor
+
+        loop = asyncio.get_running_loop()
+
+        def spawn(work: Coroutine[Any, Any, Any]) -> concurrent.futures.Future[Any]:
+            return asyncio.run_coroutine_threadsafe(work, loop)
+
+        def wait(work: Coroutine[Any, Any, Any]) -> Any:
+            if _on(loop):
+                work.close()
+                raise UsageError(
+                    "a coroutine can't wait for the node in the middle of an expression",
+                    "run it on a thread: await asyncio.to_thread(…)",
+                )
+            return spawn(work).result()
+
+        return World(
+            TensorClient(self.rpc, spawn, shown), AsyncRemoteTensor, lambda begun: begun, wait, lambda: not _on(loop)
+        )
+
+    def _optimizer_class(self) -> type[Any]:
+        from gridkit.tensors.optimizers import AsyncRemoteOptimizer
+
+        return AsyncRemoteOptimizer
+
+    async def close(self) -> None:
+        """End the RPC session, and what `Base.close` ends. Idempotent."""
+        if self._rpc is not None:
+            await self._rpc.close()
+        await super().close()
+
+
+def _on(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False

@@ -1,0 +1,95 @@
+"""The processes in which sessions have their tensors: how many there may be, and who has to give one back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+from gridkit.errors import ErrorCode, LimitError, NodeError
+from gridkit.node.child import Child, Lost
+from gridkit.node.settings import MIB, Limits
+
+MODULE = "gridkit.runner.tensors"
+
+
+class Holder(Protocol):
+    """Who has a process."""
+
+    @property
+    def spare(self) -> bool:
+        """Whether nothing is in it, and nothing is asked of it."""
+
+    async def retire(self) -> None:
+        """Give it back."""
+
+
+class Runners:
+    """All of a node.
+
+    Args:
+        limits: `rpc_runners` of them, each with `run_memory`, `run_seconds` and `rpc_tensors`; an attribute too.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._holders: dict[Holder, None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._holders)
+
+    async def start(self, holder: Holder, preview: int) -> Child:
+        """A process for one session.
+
+        Args:
+            preview: tensors of so many elements are told with their values.
+
+        Raises:
+            LimitError: `TOO_MANY`: there are as many as there may be, and each has tensors.
+            NodeError: `BUSY`: it couldn't be started.
+        """
+        limits = self.limits
+        given_back = self._given_back() if len(self._holders) >= limits.rpc_runners else None
+        self._holders[holder] = None
+        try:
+            if given_back is not None:
+                await given_back.retire()
+            frame = 2 * limits.message + MIB  # what came in a message, written anew
+            numbers = (limits.run_memory, limits.run_seconds, limits.rpc_tensors, preview, limits.run_results, frame)
+            return await Child.start(limits, MODULE, *numbers)
+        except (Lost, TimeoutError) as error:
+            self.ended(holder)
+            text = f"no process for the session's tensors could be started: {error}"
+            raise NodeError(text, "try again in a moment", code=ErrorCode.BUSY, status=503) from None
+        except BaseException:
+            self.ended(holder)
+            raise
+
+    def _given_back(self) -> Holder:
+        """One in which nothing is; its place is free from now on."""
+        spare = next((holder for holder in self._holders if holder.spare), None)
+        if spare is None:
+            raise LimitError(
+                f"{len(self._holders)} sessions have tensors on this node; no more may",
+                "wait until one ends, or start the node with a larger --limit rpc_runners=…",
+                code=ErrorCode.TOO_MANY,
+                status=429,
+            )
+        self.ended(spare)
+        return spare
+
+    def ended(self, holder: Holder) -> None:
+        """Its process is gone."""
+        self._holders.pop(holder, None)
+
+    def run(self, doing: Coroutine[Any, Any, None]) -> None:
+        """Something that is to be done before the node ends."""
+        task = asyncio.create_task(doing)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Sessions have ended; wait for their processes."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks)
