@@ -39,6 +39,8 @@ _WHERE = {
     "serve_participant": "gridkit.participant",
     "ClientServerHandler": "gridkit.client.push_listener",
     "Communication": "gridkit.client.push_listener",
+    "RpcClient": "gridkit.rpc",
+    "RemoteTensor": "gridkit.tensors.remote",
     "GridkitError": "gridkit.errors",
 }
 _MODULES = ("aio", "errors", "options")
@@ -63,6 +65,7 @@ if TYPE_CHECKING:  # `as`: that a type checker takes them for public
     from gridkit.plans.plan import Plan as Plan
     from gridkit.plans.training import training_plan as training_plan
     from gridkit.policy import Policy as Policy
+    from gridkit.rpc import RpcClient as RpcClient
     from gridkit.run import Run as Run
     from gridkit.run import verify as verify
     from gridkit.session import Session as Session
@@ -71,6 +74,7 @@ if TYPE_CHECKING:  # `as`: that a type checker takes them for public
     from gridkit.syft import Job as Job
     from gridkit.syft import Syft as Syft
     from gridkit.syft import SyftModel as SyftModel
+    from gridkit.tensors.remote import RemoteTensor as RemoteTensor
     from gridkit.websocket_grid import WebsocketGridClient as WebsocketGridClient
     from gridkit.workers.simulate import simulate as simulate
 

@@ -30,6 +30,7 @@ from gridkit.aio.trainings import RunT
 from gridkit.aio.websocket_grid import WebsocketGridClient as WebsocketGridClient
 from gridkit.client.credentials import Login, login_of, stored_token
 from gridkit.client.link import Link
+from gridkit.client.rpc import RpcClient as RpcClient
 from gridkit.errors import AccessError, ErrorCode
 from gridkit.node.launch import NodeProcess
 from gridkit.run import AsyncRun
