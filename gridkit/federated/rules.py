@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gridkit.errors import ErrorCode, UsageError
-from gridkit.federated import strategies
+from gridkit.federated import notebook, strategies
 
 MAX_CLIENTS = 100_000
 
@@ -56,7 +56,8 @@ class CycleRules:
         weighting: "samples" or "equal".
         max_samples: cap on the weight of one report.
         max_norm: a diff with a larger L2 norm is refused.
-        strategy: see `federated.strategies`; nothing where the training was hosted with an averaging plan.
+        strategy: see `federated.strategies`, or `federated.notebook`; nothing where the training was hosted with an
+            averaging plan.
         iterative_plan: the averaging plan takes one report after the other, and knows of no weights.
         keep_last, keep_every: the node keeps the models of the last rounds and of every k-th (0: none besides).
     """
@@ -150,6 +151,11 @@ class CycleRules:
         return min(self.selection_length, math.inf if self.cycle_length is None else self.cycle_length / 10)
 
     @property
+    def function(self) -> str | None:
+        """The name of the notebook's function that averages, if one does."""
+        return notebook.function_of(self.strategy)
+
+    @property
     def requires_speed_test(self) -> bool:
         """Whether a worker has to say how fast its line is."""
         return self.minimum_download_speed > 0 or self.minimum_upload_speed > 0
@@ -195,7 +201,11 @@ def _strategy(key: str, value: Any) -> str:
     if not isinstance(value, str):
         raise _wrong(key, value, "it must be a strategy's name")
     try:
-        strategies.get(value)
+        name = notebook.function_of(value)
+        if name is None:
+            strategies.get(value)
+        else:
+            notebook.check_name(name)
     except UsageError as error:
         raise _wrong(key, value, error.hint or error.message) from None
     return value

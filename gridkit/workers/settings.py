@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,9 @@ from gridkit.wire.tensors import Array
 
 if TYPE_CHECKING:
     from torch import nn
+
+Strategy = str | Plan | Callable[..., Any]
+"""a name, an averaging plan, or a function of (diffs, weights)"""
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,7 @@ def configurations(
     lr: float | None,
     seed: int,
     round_timeout: float | None = None,
-    strategy: str | Plan = "fedavg",
+    strategy: Strategy = "fedavg",
     **rules: Any,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(client_config, server_config) of a training on a fixed roster of clients. `rules` go into the latter as they
@@ -209,10 +212,28 @@ def configurations(
         raise UsageError(f"rounds is {rounds!r}", "use a whole number of 1 or more")
     local = {"batch_size": batch_size, "max_epochs": local_epochs, "lr": lr, "seed": seed}
     client_config = LocalSettings.from_config(local).to_config()
-    averaged = averaging_config(strategy) if isinstance(strategy, Plan) else {"strategy": strategy}
+    averaged = averaging_config(strategy) if isinstance(strategy, Plan) else {"strategy": strategy_name(strategy)}
     rules = {"num_cycles": rounds, "cycle_length": round_timeout, "seed": seed, **averaged, **rules}
     server_config = {"clients": clients, **rules}
     return client_config, {key: value for key, value in server_config.items() if value is not None}
+
+
+def strategy_name(strategy: str | Callable[..., Any]) -> str:
+    """How a `server_config` names a strategy that is no plan.
+
+    Raises:
+        UsageError: it can't be one.
+    """
+    if isinstance(strategy, str):
+        return strategy
+    if isinstance(strategy, type) or not callable(strategy):
+        raise UsageError(
+            f"strategy is {strategy!r}"[:200],
+            'use "fedavg", what gk.averaging_plan(rule, model) makes, or a function of diffs and weights',
+        )
+    from gridkit.federated import notebook
+
+    return notebook.strategy_of(strategy)
 
 
 def hosted_config(plan: Plan, client_config: Mapping[str, Any]) -> dict[str, Any]:

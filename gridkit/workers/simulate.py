@@ -24,11 +24,12 @@ from gridkit.plans.plan import Plan
 from gridkit.run import AsyncRun, Run, RunBase, RunSource
 from gridkit.wire.tensors import Array, Arrays
 from gridkit.workers.local import one_thread, train_client
-from gridkit.workers.settings import LocalSettings, configurations, described, shards, start_state
+from gridkit.workers.settings import LocalSettings, Strategy, configurations, described, shards, start_state
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from gridkit.workers.notebook_rule import NotebookRule
 
 RunT = TypeVar("RunT", bound=RunBase)
 P = ParamSpec("P")
@@ -48,7 +49,7 @@ def _simulate(
     local_epochs: int = 1,
     lr: float | None = None,
     fraction: float = 1.0,
-    strategy: str | Plan = "fedavg",
+    strategy: Strategy = "fedavg",
     evaluate: Evaluate | None = None,
     seed: int = 0,
     tolerate: int = 0,
@@ -95,7 +96,7 @@ def _simulate(
         keep_last=keep_last,
         keep_every=keep_every,
     )
-    rule = strategy if isinstance(strategy, Plan) else None
+    rule = None if isinstance(strategy, str) else strategy
     source = Simulation(start_state(model, plan), plan, data, client_config, server_config, rule)
     return kind(
         name,
@@ -137,15 +138,22 @@ class Simulation(RunSource):
         data: Sequence[tuple[Array, Array]],
         client_config: Mapping[str, Any],
         server_config: Mapping[str, Any],
-        averaging_plan: Plan | None = None,
+        rule: Plan | Callable[..., Any] | None = None,
     ) -> None:
         self._rules = CycleRules.from_config(server_config)
-        self._averaging = averaging_plan
-        if averaging_plan is not None:
+        self._size = sum(spec.size for spec in plan.averaged)
+        self._averaging: Plan | None = None
+        self._function: NotebookRule | None = None
+        if isinstance(rule, Plan):
             from gridkit.plans.averaging_form import check_averaging, check_rounds
 
-            check_averaging(averaging_plan, sum(spec.size for spec in plan.averaged))
-            check_rounds(averaging_plan, self._rules.fewest, self._rules.most)
+            check_averaging(rule, self._size)
+            check_rounds(rule, self._rules.fewest, self._rules.most)
+            self._averaging = rule
+        elif rule is not None:
+            from gridkit.workers.notebook_rule import NotebookRule
+
+            self._function = NotebookRule(rule)
         self._local = LocalSettings.from_config(client_config).arguments()
         self._plan = plan
         self._data = data
@@ -237,9 +245,7 @@ class Simulation(RunSource):
             for name, array in old.items():
                 new[name] = next(chunks).reshape(array.shape) if array.size else array
         except PlanError as error:
-            from gridkit.plans.averaging_form import failure
-
-            self._apply(cycle.AggregationFailed(time.time(), order.sequence, failure(error)))
+            self._apply(cycle.AggregationFailed(time.time(), order.sequence, self._failure(error)))
             return
         self._models[order.sequence + 1] = new
         self._retire(order.sequence)
@@ -248,6 +254,9 @@ class Simulation(RunSource):
 
     def _averaged(self, old: Arrays, reports: list[tuple[float, Arrays]], chunk: int) -> Iterator[Array]:
         """The new model, a chunk a tensor."""
+        if self._function is not None:
+            result = self._function.run([(w, list(flat(diff))) for w, diff in reports], self._size)
+            return subtract(old, result, chunk)
         if self._averaging is None:
             return aggregate(self._rules.strategy, old, reports, chunk)
         from gridkit.plans.averaging import run_averaging  # few have one, and the first round comes sooner without
@@ -255,6 +264,13 @@ class Simulation(RunSource):
         with one_thread():
             result = run_averaging(self._averaging, [(w, np.concatenate(list(flat(diff)))) for w, diff in reports])
         return subtract(old, result, chunk)
+
+    def _failure(self, error: PlanError) -> str:
+        if self._function is not None:
+            return self._function.failure(error)
+        from gridkit.plans.averaging_form import failure
+
+        return failure(error)
 
     def _retire(self, closed: int) -> None:
         rules = self._rules

@@ -1,0 +1,68 @@
+"""Functions of a notebook that have a part in a training: its node knows their names, and nothing of their code.
+
+``strategy`` of a `server_config` is then "notebook function median": the node averages by calling the function that
+the training's owner offers under that name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gridkit.errors import ErrorCode, UsageError
+
+PREFIX = "notebook function "
+MAX_NAME = 60
+"""characters"""
+MAX_REASON = 2000
+
+
+def name_of(fn: Callable[..., Any]) -> str:
+    """What a function is called.
+
+    >>> name_of(max), name_of(lambda diffs, weights: diffs)
+    ('max', '<lambda>')
+    """
+    name = str(getattr(fn, "__name__", None) or type(fn).__name__)
+    return "".join(c if c.isprintable() else "?" for c in name)[:MAX_NAME]
+
+
+def strategy_of(fn: Callable[..., Any]) -> str:
+    """How a `server_config` names a function that averages."""
+    return PREFIX + name_of(fn)
+
+
+def function_of(strategy: str) -> str | None:
+    """The function's name, if a strategy is one.
+
+    >>> function_of("notebook function median"), function_of("fedavg")
+    ('median', None)
+    """
+    return strategy.removeprefix(PREFIX) if strategy.startswith(PREFIX) else None
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError unless a function can be called so."""
+    if not name or len(name) > MAX_NAME or not name.isprintable():
+        raise UsageError(
+            "that is no function's name",
+            f"name a function, in up to {MAX_NAME} printable characters",
+            code=ErrorCode.BAD_CONFIG,
+        )
+
+
+def failed(name: str, what: str) -> str:
+    """Why a round fails that a function can't average.
+
+    >>> failed("median", "gave float64[3]\nof 4")
+    'the strategy median gave float64[3] of 4'
+    """
+    return f"the strategy {name} {' '.join(what.split())}"[:MAX_REASON]
+
+
+def mismatch(got: str, size: int) -> str:
+    """It gave something else than one value for each of the model's."""
+    return f"gave {got}, expected float32[{size}]: a value for each of the model's"
+
+
+NOT_FINITE = "gave values that are not finite"
