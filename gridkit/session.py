@@ -162,10 +162,11 @@ class Session(cells.ShortDir):
     def close(self) -> None:
         """End this session's workers, its node if it was launched here, and its connections. Idempotent.
 
-        Its launchers and panels become pictures of their last state: their buttons would reach nobody.
+        Its launchers, panels and live graphs become pictures of their last state: nothing in them would change again.
         """
         BRIDGE.sync(self._core.close())
-        for form in tuple(self._forms):
+        graphs = () if self._core._world is None else tuple(self._core._world.views)
+        for form in (*self._forms, *graphs):
             form.update_twin(over=True)
 
     @property

@@ -30,7 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "client": {"wire", "plans", "policy"},
     "workers": {"plans", "client", "federated", "wire"},
     "runner": {"plans", "wire"},
-    "tensors": {"bridge", "client", "plans", "runner", "widgets", "wire"},
+    "tensors": {"bridge", "cells", "client", "plans", "runner", "widgets", "wire"},
     "bridge": {"waitloop"},
     "waitloop": set(),
     "options": set(),

@@ -75,7 +75,7 @@ class Handlers:
 
     async def rpc_node_fired(self, params: dict[str, Any]) -> dict[str, str]:
         """A gradient went through a node: `Mirror.node_fired`. Some of these may be missing."""
-        self.mirror.node_fired(params["pass_id"], params["node_id"])
+        self.mirror.node_fired(**params)
         return OK
 
     async def rpc_update_model(self, params: dict[str, Any]) -> dict[str, str]:

@@ -13,7 +13,7 @@ import asyncio
 import itertools
 import weakref
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -39,7 +39,8 @@ class MirroredNode:
         variable_id: of AccumulateGrad: whose gradient it adds to.
         label, line: what the notebook called, and where.
         freed: it gave back what it kept: no other pass goes through it.
-        fired: the last pass that went through it.
+        fired: the last pass that went through it; order: when, among all nodes' last times; passed_on: the gradients
+            that it gave, in the order of `next_functions`, without values.
     """
 
     id: int
@@ -52,6 +53,8 @@ class MirroredNode:
     next_functions: list[tuple[MirroredNode, int] | None] = field(default_factory=list)
     freed: bool = False
     fired: str | None = None
+    order: int = 0
+    passed_on: Sequence[Tensor | None] = ()
 
     def __repr__(self) -> str:
         return f"<{self.name} {self.id}{', freed' if self.freed else ''}>"
@@ -75,6 +78,7 @@ class MirroredVariable:
         grad_fn: the node of the graph that made it.
         output_nr: which of that node's results it is.
         version: how often it was changed in place.
+        private: its values stay on the node.
         gradients: the last that passes added.
     """
 
@@ -88,6 +92,7 @@ class MirroredVariable:
     grad_fn: MirroredNode | None
     has_grad: bool
     version: int
+    private: bool = False
     gradients: deque[Gradient] = field(default_factory=lambda: deque(maxlen=KEPT_GRADIENTS))
 
     def __repr__(self) -> str:
@@ -132,7 +137,8 @@ class Mirror:
         self.models: dict[str, dict[str, Any]] = {}
         self.lost: GridkitError | None = None
         self._new: list[MirroredNode] = []  # nodes to which nothing leads yet
-        self._orders = itertools.count(1)
+        self._orders, self._firings = itertools.count(1), itertools.count(1)
+        self._listeners: set[Callable[[], None]] = set()
         self._passes: dict[str, Pass] = {}  # that are pending
         self._failed: dict[tuple[PassKind, str], Pass] = {}  # by variable: the newest pass, if it failed
 
@@ -174,6 +180,7 @@ class Mirror:
         variable = self.variable(variable_id)
         variable.gradients.append(Gradient(gradient, pass_id, gradient_id))
         variable.has_grad = True
+        self.changed()
 
     def create_node(self, node_id: int, name: str, **facts: Any) -> None:
         """There is a node of the graph."""
@@ -196,11 +203,13 @@ class Mirror:
         for node_id in node_ids:
             if (node := self.nodes.get(node_id)) is not None:
                 node.freed = True
+        self.changed()
 
-    def node_fired(self, pass_id: str, node_id: int) -> None:
+    def node_fired(self, pass_id: str, node_id: int, gradients: Sequence[Tensor | None] = ()) -> None:
         """A pass went through a node, if it is still known."""
         if (node := self.nodes.get(node_id)) is not None:
-            node.fired = pass_id
+            node.fired, node.order, node.passed_on = pass_id, next(self._firings), gradients
+            self.changed()
 
     def update_model(self, model_id: str, field: str, value: Any) -> None:
         """The node counted something of a module that it has."""
@@ -209,6 +218,21 @@ class Mirror:
     def settle(self) -> None:
         """The answer to a call has come, and so all that explains it: what nothing leads to by now may go."""
         self._new.clear()
+
+    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Have `listener` called, on the loop that changes this, when a pass begins, ends, or has got further, and when
+        the session is lost. It must be quick, and not raise.
+
+        Returns:
+            What ends that; on any thread.
+        """
+        self._listeners.add(listener)
+        return lambda: self._listeners.discard(listener)
+
+    def changed(self) -> None:
+        """Tell those that listen."""
+        for listener in tuple(self._listeners):
+            listener()
 
     # ---- passes
 
@@ -220,6 +244,7 @@ class Mirror:
         """
         known = None if touches is None else frozenset(touches)
         begun = self._passes[pass_id] = Pass(pass_id, kind, next(self._orders), known)
+        self.changed()
         return begun
 
     def end(self, pass_id: str, touched: Iterable[str] | None, error: GridkitError | None) -> None:
@@ -243,6 +268,7 @@ class Mirror:
                 elif variable_id in self.variables:
                     self._failed[ended.kind, variable_id] = ended
         ended.over.set()
+        self.changed()
 
     def pending(self, variable_id: str, kind: PassKind) -> Pass | None:
         """The newest pass that may change this variable and isn't over. Never waits."""
@@ -308,6 +334,7 @@ class Mirror:
         self.variables.clear()
         self._new.clear()
         self._failed.clear()
+        self.changed()
 
 
 def _lost(variable_id: str, error: GridkitError) -> NotFoundError:

@@ -292,6 +292,14 @@ class TensorClient:
                 self._answered.clear()
                 await self._answered.wait()
 
+    async def told(self, id: str) -> MirroredVariable | None:
+        """The variable as soon as the node has told of it, whatever passes are on their way; None: it won't."""
+        await self.caught_up()
+        while (known := self.rpc.mirror.variables.get(id)) is None and id not in self._failed and self._under_way:
+            self._answered.clear()
+            await self._answered.wait()
+        return known
+
     def _put(self, item: _Item | _Marker) -> None:
         if self._process != os.getpid():
             raise NotFoundError(
@@ -395,6 +403,7 @@ class TensorClient:
                 self.rpc.mirror.end(item.begun.id, None, error)
             self.passes.pop(item.begun.id, None)
             item.begun.ended(error)
+            self.rpc.mirror.changed()
 
     def _root(self, uses: Sequence[str], error: GridkitError) -> GridkitError:
         """What failed first on the way there: what isn't there failed, or hangs on something that did."""

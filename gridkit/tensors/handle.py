@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from gridkit.client.rpc_mirror import MirroredVariable
+from gridkit.client.rpc_mirror import MirroredNode, MirroredVariable
 from gridkit.client.tensors import Pass, Place, TensorClient, again
 from gridkit.errors import RunError, UsageError
 from gridkit.tensors import parts
-from gridkit.tensors.graph import Graph, graph_behind
+from gridkit.tensors.graph import Graph, graph_of, nodes_behind
+from gridkit.tensors.walk import Walk
 from gridkit.wire.rpc.values import DType, Variable
 from gridkit.wire.tensors import Array
 
@@ -36,6 +37,9 @@ class World:
         face: what a pass is given back as.
         wait: runs a coroutine on the client's loop, and waits.
         may_wait: whether that is possible here.
+
+    Attributes:
+        views: live pictures of graphs.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class World:
         self.client, self.kind, self.face, self.wait = client, kind, face, wait
         self._may_wait = may_wait
         self._retaining: weakref.WeakSet[Handle] = weakref.WeakSet()
+        self.views: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __repr__(self) -> str:
         return repr(self.client)
@@ -220,24 +225,53 @@ class Handle:
         told = client.rpc.mirror.variable(handle.id)
         return handle, told.data.dtype, tuple(told.data.shape), told.requires_grad
 
-    async def graph(self) -> Graph:
-        """The autograd graph behind it, once it is there."""
+    async def graph(self, names: Mapping[str, str]) -> Graph:
+        """The autograd graph behind it, when all that was asked for by now has been done.
+
+        Args:
+            names: what the notebook calls its tensors, by id.
+
+        Raises:
+            RunError: it has none.
+        """
+        await self.world.client.settled()
+        nodes, cut = await self._nodes()
+        return graph_of(self.id, nodes, self.world.client.rpc.mirror.variables, names, cut=cut)
+
+    async def walk(self, names: Mapping[str, str]) -> Walk:
+        """The same, to be followed; it waits for no pass.
+
+        Raises:
+            RunError: it has none.
+        """
+        nodes, cut = await self._nodes()
+        return Walk(self.world.client, self, self.id, nodes, cut, names)
+
+    async def _nodes(self) -> tuple[list[MirroredNode], bool]:
         client = self.world.client
-        await client.settled()
+        known = await client.told(self.id)
         if (error := client.failure_of(self.id)) is not None:
             raise again(error)
-        variable = client.rpc.mirror.variable(self.id)
+        variable = known or client.rpc.mirror.variable(self.id)
         if variable.grad_fn is None and not variable.requires_grad:
-            raise RunError(f"{self.id} has no graph: nothing that it was made of requires a gradient")
-        return graph_behind(variable)
+            raise RunError(
+                f"{self.id} has no graph: nothing that it was made of requires a gradient",
+                "make a tensor that does: grid.tensor(…, requires_grad=True)",
+            )
+        return nodes_behind(variable)
 
 
 def line() -> Place | None:
     """The line of the person's own code that is running."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
+    while frame is not None and is_ours(frame):
         frame = frame.f_back
     return None if frame is None else (frame.f_code.co_filename, frame.f_lineno)
+
+
+def is_ours(frame: FrameType) -> bool:
+    """It is gridkit's or torch's code, and nobody's own."""
+    return frame.f_code.co_filename.startswith(_LIBRARIES)
 
 
 def array_of(tensor: torch.Tensor) -> Array:

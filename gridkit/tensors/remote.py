@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
+from gridkit import cells
 from gridkit.bridge import sync
 from gridkit.client.tensors import Pass
 from gridkit.errors import GridkitError, UsageError
 from gridkit.tensors import functions, passes
 from gridkit.tensors.graph import Graph
 from gridkit.tensors.handle import Handle, line
+from gridkit.tensors.names import names_here
+from gridkit.tensors.walk import Walk
+from gridkit.widgets.snapshot import TextWatch
+
+if TYPE_CHECKING:
+    from gridkit.widgets.graph_watch import GraphWatch
 
 
 class Remote(torch.Tensor):
@@ -118,7 +125,33 @@ class RemoteTensor(Remote):
     """
 
     get = sync(Handle.get)
-    graph = sync(Handle.graph)
+
+    @overload
+    def graph(self, *, live: Literal[False] = False) -> Graph: ...
+
+    @overload
+    def graph(self, *, live: Literal[True]) -> GraphWatch | TextWatch: ...
+
+    def graph(self, *, live: bool = False) -> Graph | GraphWatch | TextWatch:
+        """The autograd graph behind it: nodes, edges, a picture.
+
+        Args:
+            live: a picture in which nodes light up as a backward pass goes through them: the one on its way, or the
+                next. It waits for none. In a script, its text.
+
+        Raises:
+            RunError: it has none; or what should have made it failed.
+
+        Example:
+            >>> y.graph(live=True)                                                  # doctest: +SKIP
+            >>> y.backward()                                                        # doctest: +SKIP
+        """
+        world = self._core.world
+        known = names_here(world)
+        if live:
+            return _view(self, world.wait(self._core.walk(known)))
+        graph: Graph = world.wait(self._core.graph(known))
+        return graph
 
     @property
     def grad(self) -> Any:
@@ -165,9 +198,19 @@ class AsyncRemoteTensor(Remote):
         """See `Handle.get`."""
         return await self._core.get()
 
-    async def graph(self) -> Graph:
-        """See `Handle.graph`."""
-        return await self._core.graph()
+    @overload
+    def graph(self, *, live: Literal[False] = False) -> Coroutine[Any, Any, Graph]: ...
+
+    @overload
+    def graph(self, *, live: Literal[True]) -> Coroutine[Any, Any, GraphWatch | TextWatch]: ...
+
+    def graph(self, *, live: bool = False) -> Coroutine[Any, Any, Graph | GraphWatch | TextWatch]:
+        """See `RemoteTensor.graph`."""
+        known = names_here(self._core.world)
+        return self._watch(known) if live else self._core.graph(known)
+
+    async def _watch(self, known: Mapping[str, str]) -> GraphWatch | TextWatch:
+        return _view(self, await self._core.walk(known))
 
     async def gradient(self) -> Any:
         """The gradient, a remote tensor or None, once the passes that touch it are over.
@@ -185,3 +228,14 @@ class AsyncRemoteTensor(Remote):
     @grad.setter
     def grad(self, value: torch.Tensor | None) -> None:
         self._set_grad(value)
+
+
+def _view(tensor: Remote, walk: Walk) -> GraphWatch | TextWatch:
+    hint = cells.why_no_widgets()
+    if hint is not None:
+        return TextWatch(lambda: "\n".join(filter(None, [walk.state, walk.snapshot().text()])), hint)
+    from gridkit.widgets.graph_watch import GraphWatch
+
+    view = GraphWatch(walk)
+    tensor._core.world.views.add(view)
+    return view
