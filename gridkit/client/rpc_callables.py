@@ -214,6 +214,8 @@ class Callables:
 
     def replaced(self, value: Any, made: list[Exposed]) -> Any:
         """A value with references in place of functions, which are exposed until those in `made` are closed."""
+        if value is None or isinstance(value, str | int | float):
+            return value
         if isinstance(value, dict):
             return {name: self.replaced(inner, made) for name, inner in value.items()}
         if isinstance(value, list | tuple):

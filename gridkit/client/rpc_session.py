@@ -24,8 +24,9 @@ from gridkit.wire.rpc.messages import Profile, pack, parse
 from gridkit.wire.rpc.values import Body
 
 if TYPE_CHECKING:
-    from websockets.asyncio.client import ClientConnection
     from websockets.http11 import Response
+
+    from gridkit.client.rpc_socket import RpcSocket
 
 PATH = "/ws/v0/rpc/"
 OPEN_SECONDS = 10.0
@@ -105,7 +106,7 @@ class RpcSession:
         self._caller = Caller(window)
         self._waiting: deque[Ticket] = deque()
         self._kicked = asyncio.Event()
-        self._idle: ClientConnection | None = None  # the link, when nothing is being written
+        self._idle: RpcSocket | None = None  # the link, when nothing is being written
         self._ack: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._broken = 0
@@ -241,7 +242,7 @@ class RpcSession:
             task.cancel()
             await asyncio.wait([task])
 
-    async def _keep_linked(self, socket: ClientConnection) -> None:
+    async def _keep_linked(self, socket: RpcSocket) -> None:
         idle = 0  # links in a row over which nothing came
         try:
             while True:
@@ -257,7 +258,7 @@ class RpcSession:
             if self._ack is not None:
                 self._ack.cancel()
 
-    async def _open_again(self, idle: int) -> ClientConnection | None:
+    async def _open_again(self, idle: int) -> RpcSocket | None:
         """The next link; None: the session has ended. The first try is made at once, unless the last links were in
         vain."""
         clock = asyncio.get_running_loop().time
@@ -282,11 +283,13 @@ class RpcSession:
             self._waiting.clear()
             self._over(error)
 
-    async def _open(self) -> ClientConnection:
+    async def _open(self) -> RpcSocket:
         """A WebSocket on which both ends have said how far they are."""
         from websockets.asyncio.client import connect
         from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
         from websockets.typing import Subprotocol
+
+        from gridkit.client.rpc_socket import RpcSocket
 
         try:
             async with asyncio.timeout(OPEN_SECONDS):
@@ -302,7 +305,9 @@ class RpcSession:
                     ping_interval=PING_SECONDS,
                     ping_timeout=PING_SECONDS,
                     max_size=self._window.bytes + JOINED,
+                    create_connection=RpcSocket,
                 )
+                assert isinstance(socket, RpcSocket)
                 try:
                     await self._greet(socket)
                 except BaseException:
@@ -324,35 +329,33 @@ class RpcSession:
             status=answer.status_code,
         )
 
-    async def _greet(self, socket: ClientConnection) -> None:
+    async def _greet(self, socket: RpcSocket) -> None:
         if socket.subprotocol != str(Profile.V1):
             raise NodeError(
                 f"what answers at {self._url} doesn't speak {Profile.V1}", "is it a node of this version?", status=501
             )
         await socket.send(pack(self._caller.hello()))
-        self._caller.answered(parse(await socket.recv()))
+        self._caller.answered(parse(await socket.first()))
 
-    async def _use(self, socket: ClientConnection) -> bool:
+    async def _use(self, socket: RpcSocket) -> bool:
         """Read and write a link until it breaks. Whether anything new came."""
-        from websockets.exceptions import ConnectionClosed
-
         channel, number = self._caller.channel, self._caller.link
         assert channel is not None
+
+        def take(data: str | bytes) -> None:
+            if isinstance(data, str):
+                raise WireError("a text came after the handshake; frames are binary")
+            for frame in channel.receive(data, number):
+                self._take(frame)
+            if self._waiting:
+                self._fill()
+
         writer = asyncio.create_task(self._write(socket, channel))
         self._fill()
         before = channel.position.taken
         try:
-            async for data in socket:
-                if isinstance(data, str):
-                    raise WireError("a text came after the handshake; frames are binary")
-                for frame in channel.receive(data, number):
-                    self._take(frame)
-                if self._waiting:
-                    self._fill()
-            await socket.wait_closed()
+            await socket.read(take)
             broken = socket.close_code == BROKEN
-        except ConnectionClosed as error:
-            broken = error.rcvd is not None and error.rcvd.code == BROKEN
         except WireError as error:
             broken = True
             await socket.close(BROKEN, error.message[:100])
@@ -369,7 +372,7 @@ class RpcSession:
             self._end(WireError(f"this end and the node at {self._link.url} disagree about what was said"))
         return came
 
-    async def _write(self, socket: ClientConnection, channel: Channel) -> None:
+    async def _write(self, socket: RpcSocket, channel: Channel) -> None:
         from websockets.exceptions import ConnectionClosed
 
         clock = asyncio.get_running_loop().time

@@ -14,7 +14,13 @@ scope's extension ``gridkit.limit`` is the call that raises it.
 
 *Patience.* A client that runs a function of its own where it reads (afnio's does) answers no pings meanwhile. The
 extension ``gridkit.patience`` takes a function that says whether to wait on. ``gridkit.cut`` ends a connection without
-the WebSocket's goodbye, and ``gridkit.writable`` says whether it takes what is sent without waiting.
+the WebSocket's goodbye.
+
+*Messages without a detour.* ASGI has a queue and a task between a socket and who reads it: two turns of the event loop
+for a question and its answer. ``gridkit.lone`` takes a function that gets a message right where it came, if it came
+alone: others have their turn between two of them, and what comes in crowds goes the usual way. What it says meanwhile
+leaves at once. ``gridkit.writable`` says whether the connection takes what is sent without waiting, and
+``gridkit.write`` sends it.
 """
 
 from __future__ import annotations
@@ -28,6 +34,7 @@ from typing import Any, cast
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
 from websockets.http11 import Request
 
 from gridkit.errors import ErrorCode
@@ -109,18 +116,18 @@ class _JoinedWrites:
         if not data:
             return
         if not self._pieces:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._pieces.append(data)
         self._size += len(data)
         if self._size >= _FLUSH_AT:
-            self._flush()
+            self.flush()
 
     def close(self) -> None:
-        self._flush()
+        self.flush()
         self._transport.close()
 
     def abort(self) -> None:
-        self._flush()
+        self.flush()
         self._transport.abort()
 
     def pause_reading(self) -> None:
@@ -139,7 +146,7 @@ class _JoinedWrites:
             self._paused = True
             self._transport.pause_reading()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         if self._pieces:
             data, self._pieces, self._size = b"".join(self._pieces), [], 0
             if not self._transport.is_closing():
@@ -150,6 +157,8 @@ class GridkitWebSocket(WebSocketsSansIOProtocol):
     """`ws=` of the node's uvicorn configuration."""
 
     _wait_on: Callable[[], bool] = staticmethod(lambda: False)
+    _take: Callable[[str | bytes], object] | None = None
+    _alone = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         joined = _JoinedWrites(cast(asyncio.Transport, transport), self.loop)
@@ -162,7 +171,34 @@ class GridkitWebSocket(WebSocketsSansIOProtocol):
             extensions["gridkit.limit"] = self._raise_limit
             extensions["gridkit.patience"] = self._be_patient
             extensions["gridkit.cut"] = self.transport.abort
+            extensions["gridkit.lone"] = self._take_lone
             extensions["gridkit.writable"] = self.writable.is_set
+            extensions["gridkit.write"] = self._write
+
+    def data_received(self, data: bytes) -> None:
+        alone = self._alone = self._take is not None and self.queue.empty()
+        super().data_received(data)
+        if alone and not self._alone:  # one was taken
+            cast(_JoinedWrites, self.transport).flush()
+        self._alone = False
+
+    def send_receive_event_to_app(self) -> None:
+        if not self._alone or self._take is None or self.close_sent:
+            super().send_receive_event_to_app()
+            return
+        self._alone = False
+        data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
+        if self.curr_msg_data_type == "text":
+            try:
+                text = data.decode()
+            except UnicodeDecodeError:
+                super().send_receive_event_to_app()  # which ends the connection
+                return
+            self.frames = []
+            self._take(text)
+        else:
+            self.frames = []
+            self._take(data)
 
     def handle_parser_exception(self) -> None:
         super().handle_parser_exception()
@@ -177,6 +213,24 @@ class GridkitWebSocket(WebSocketsSansIOProtocol):
 
     def _raise_limit(self, size: int) -> None:
         self.conn.max_message_size = size
+
+    def _take_lone(self, take: Callable[[str | bytes], object] | None) -> None:
+        self._take = take
+
+    def _write(self, data: str | bytes) -> bool:
+        """Whether there is still somebody who may get it."""
+        if self.disconnected or self.close_sent:
+            return False
+        try:
+            if isinstance(data, str):
+                self.conn.send_text(data.encode())
+            else:
+                self.conn.send_binary(data)
+        except InvalidState:
+            return False
+        for piece in self.conn.data_to_send():
+            self.transport.write(piece)
+        return True
 
     def _be_patient(self, wait_on: Callable[[], bool]) -> None:
         self._wait_on = wait_on

@@ -62,41 +62,59 @@ class Link:
         Returns:
             The WebSocket's close code.
         """
+        lone = self.socket.scope["extensions"]["gridkit.lone"]
+        at_once = True
+
+        def take_now(data: Data) -> None:
+            nonlocal at_once
+            self._taking = True
+            at_once = take(data)
+            self._taking = False
+            if self._poked:
+                self._poked = False
+                self._write_now()
+            if not at_once:
+                lone(None)
+
         count = 0
         try:
-            while (message := await self.socket.receive())["type"] != "websocket.disconnect":
-                text = message.get("text")
-                self._taking = True
-                at_once = take(message["bytes"] if text is None else text)
-                self._taking = False
-                if self._poked:
-                    self._poked = False
-                    await self._write_now()
+            while True:
                 if not at_once:
                     await calm()
+                    at_once = True
+                lone(take_now)
+                message = await self.socket.receive()
+                if message["type"] == "websocket.disconnect":
+                    break
+                if not at_once:  # a lone one was the last that may come
+                    await calm()
+                text = message.get("text")
+                take_now(message["bytes"] if text is None else text)
                 count += 1
                 if count % BREATH == 0:
                     await asyncio.sleep(0)
         finally:
+            lone(None)
             if self._writer is not None:
                 self._writer.cancel()
             if self._ending is not None:
                 await self._ending
         return int(message.get("code") or 1005)
 
-    async def _write_now(self) -> None:
+    def _write_now(self) -> None:
         """What was just taken is answered: here, where that takes no waiting, else by the writer."""
-        writable = self.socket.scope["extensions"]["gridkit.writable"]
+        extensions = self.socket.scope["extensions"]
+        writable, write = extensions["gridkit.writable"], extensions["gridkit.write"]
         if self._writing or self._gone or self._ending is not None:
             return
-        try:
-            while writable():
-                if (frame := self._outgoing.next()) is None:
-                    self._drained()
-                    return
-                await self._send(frame)
-        except WebSocketDisconnect:
-            self._gone = True  # why is what comes next
+        while writable() and not self._gone:
+            if (frame := self._outgoing.next()) is None:
+                self._drained()
+                return
+            if write(frame):
+                self._outgoing.sent()
+            else:
+                self._gone = True  # why is what comes next
         self._wake.set()
 
     def write(self, outgoing: Outgoing, drained: Callable[[], None]) -> None:

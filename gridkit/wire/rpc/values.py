@@ -93,16 +93,20 @@ _REFERENCES: Final = {
     "__callable__": "callable_id",
     "__model_client__": "model_id",
 }
-_MARKS: Final = _REFERENCES.keys() | {
-    "__tensor__",
-    "__edge__",
-    "__tuple__",
-    "__slice__",
-    "__ellipsis__",
-    "__dtype__",
-    "__memory_format__",
-    "__float__",
-}
+_MARKS: Final = frozenset(
+    {
+        *_REFERENCES,
+        "__tensor__",
+        "__edge__",
+        "__tuple__",
+        "__slice__",
+        "__ellipsis__",
+        "__dtype__",
+        "__memory_format__",
+        "__float__",
+    }
+)
+_ATOMS: Final = (str, bool, int)
 
 
 # ---- writing
@@ -124,11 +128,13 @@ def encode(value: object, bodies: list[Body] | None = None) -> Any:
 
 
 def _encode(value: object, bodies: list[Body] | None, depth: int) -> Any:
-    if value is None or isinstance(value, str | bool | int):
+    if value is None or isinstance(value, _ATOMS):
         return value
     if depth == 0:
         raise UsageError(f"values lie more than {MAX_DEPTH} deep in one another", "does a list hold itself?")
     match value:
+        case dict():  # most of what comes here is one
+            return {_name(name): _encode(inner, bodies, depth - 1) for name, inner in value.items()}
         case float():
             return value if bodies is None or math.isfinite(value) else {"__float__": str(float(value))}
         case np.generic():
@@ -140,8 +146,6 @@ def _encode(value: object, bodies: list[Body] | None, depth: int) -> Any:
         case tuple():
             inner = [_encode(inner, bodies, depth - 1) for inner in value]
             return inner if bodies is None else {"__tuple__": inner}
-        case dict():
-            return {_name(name): _encode(inner, bodies, depth - 1) for name, inner in value.items()}
         case Variable(id_, parameter):
             return {"__parameter__" if parameter else "__variable__": True, "variable_id": id_}
         case Callable(id_):
@@ -218,10 +222,9 @@ def decode(value: Any, bodies: Sequence[Body] | None = None) -> Any:
         return [decode(inner, bodies) for inner in value]
     if not isinstance(value, dict):
         return value
-    marks = value.keys() & _MARKS
-    if not marks:
+    if _MARKS.isdisjoint(value):
         return {name: decode(inner, bodies) for name, inner in value.items()}
-    mark = min(marks)
+    mark = min(value.keys() & _MARKS)
     found = _reference(value, mark) if mark in _REFERENCES else None
     if found is None and bodies is not None:
         found = _of_v1(value, mark, bodies)

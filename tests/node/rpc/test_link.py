@@ -30,7 +30,24 @@ class FakeSocket:
         self.sent: list[Any] = []
         self.closed: list[int] = []
         self.coming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self.scope = {"extensions": {"gridkit.writable": self.open.is_set, "gridkit.cut": lambda: self.end("cut")}}
+        self.lone: Any = None
+        self.scope = {
+            "extensions": {
+                "gridkit.writable": self.open.is_set,
+                "gridkit.write": self.write,
+                "gridkit.lone": self.take_lone,
+                "gridkit.cut": lambda: self.end("cut"),
+            }
+        }
+
+    def take_lone(self, take: Any) -> None:
+        self.lone = take
+
+    def write(self, frame: Any) -> bool:
+        assert self.open.is_set()
+        if not self.gone:
+            self.sent.append(frame)
+        return not self.gone
 
     def end(self, how: Any) -> None:
         self.closed.append(how)
@@ -68,6 +85,8 @@ class World:
         self.link = Link(self.socket, 1)  # type: ignore[arg-type]
         self.taken: list[Any] = []
         self.drained = 0
+        self.room = asyncio.Event()
+        self.room.set()
         self.link.write(self.line, self._drained)
         self.reading = asyncio.create_task(self.link.read(self._take, self._calm))
 
@@ -78,10 +97,11 @@ class World:
         self.taken.append(data)
         self.line.append(f"re: {data}")
         self.link.poke()
-        return True
+        return self.room.is_set()
 
     async def _calm(self) -> None:
-        raise AssertionError("nobody asked for it")
+        assert not self.room.is_set(), "nobody asked for it"
+        await self.room.wait()
 
     def come(self, *texts: str) -> None:
         for text in texts:
@@ -121,6 +141,43 @@ async def test_the_reader_never_waits_for_who_doesnt_read() -> None:
     world.socket.open.set()
     await settle()
     assert world.socket.sent == ["re: a", "re: b", "re: c"]
+    await world.end()
+
+
+@live
+async def test_a_lone_message_is_answered_where_it_came() -> None:
+    """No turn of the loop is between the two; and one that came before has its turn first."""
+    world = World()
+    await settle()
+    world.socket.lone("a")
+    assert world.socket.sent == ["re: a"]
+    world.come("b")
+    await settle()
+    world.socket.lone("c")
+    assert world.socket.sent == ["re: a", "re: b", "re: c"]
+    await world.end()
+    assert world.socket.lone is None
+
+
+@live
+async def test_nothing_is_taken_before_there_is_room_for_it() -> None:
+    """However the last one came that there was room for."""
+    world = World()
+    await settle()
+    for how in ("alone", "in a crowd"):
+        world.room.clear()
+        if how == "alone":
+            world.socket.lone("last")
+        else:
+            world.come("last")
+            await settle()
+        assert world.taken.pop() == "last" and world.socket.lone is None
+        world.come("next")
+        await settle()
+        assert world.taken == []
+        world.room.set()
+        await settle()
+        assert world.taken.pop() == "next" and world.socket.lone is not None
     await world.end()
 
 
