@@ -44,6 +44,7 @@ class ErrorCode(enum.StrEnum):
     FOREIGN_HOST = "FOREIGN_HOST"
     NOT_FOUND = "NOT_FOUND"
     ALREADY_EXISTS = "ALREADY_EXISTS"
+    RUN_OVER = "RUN_OVER"
     TOO_LARGE = "TOO_LARGE"
     TOO_MANY = "TOO_MANY"
     NO_ROOM = "NO_ROOM"

@@ -31,6 +31,7 @@ from gridkit.node.outbound import Outbound
 from gridkit.node.participants import Participants
 from gridkit.node.passwords import Passwords
 from gridkit.node.peers import Peers
+from gridkit.node.projects import Projects
 from gridkit.node.protocol import GridkitHttp, GridkitWebSocket, brief
 from gridkit.node.push_models import PushModels
 from gridkit.node.push_trainings import PushTrainings
@@ -43,6 +44,7 @@ from gridkit.node.routes import accounts as account_routes
 from gridkit.node.routes import datasets as dataset_routes
 from gridkit.node.routes import events, http, join, model_centric, nodes, push, push_trainings, push_users, speed_test
 from gridkit.node.routes import models as model_routes
+from gridkit.node.routes import projects as project_routes
 from gridkit.node.routes import rpc as rpc_routes
 from gridkit.node.routes import socket as socket_routes
 from gridkit.node.routes import uploads as upload_routes
@@ -110,6 +112,7 @@ def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Servic
         push_models,
         PushTrainings(trainings, push_models, access, quota),
         PushUpdates(trainings, access, participants),
+        Projects(database, access, settings.limits, rounds.clock),
         rpc,
     )
     app = Starlette(
@@ -126,6 +129,7 @@ def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Servic
             *nodes.ROUTES,
             *upload_routes.ROUTES,
             *events.ROUTES,
+            *project_routes.ROUTES,
             *socket_routes.ROUTES,
             *rpc_routes.ROUTES,
         ],

@@ -128,6 +128,9 @@ RULES: dict[str, Rule] = {
     "replace-model": Rule(_MEMBERS, "host", open=True, own=True),  # a new version under an id that exists
     "delete-model": Rule(_MEMBERS, "host", open=True, own=True, changes=True),
     "rpc": Rule(_MEMBERS, "run", open=True),  # a session's own things only: to others they don't exist
+    "verify-key": Rule(_MEMBERS, "run"),
+    "make-project": Rule(_MEMBERS, "run", changes=True),  # these two too
+    "keep-runs": Rule(_MEMBERS, "run"),
     # datasets: beside this, each one's policy says who may what
     "list-datasets": Rule(_EVERYBODY, "browse"),
     "fetch-dataset": Rule(_EVERYBODY, "browse", changes=True),  # it changes who knows: that is logged too

@@ -10,6 +10,7 @@ from gridkit.node.models import Models
 from gridkit.node.notifier import Notifier
 from gridkit.node.participants import Participants
 from gridkit.node.peers import Peers
+from gridkit.node.projects import Projects
 from gridkit.node.push_models import PushModels
 from gridkit.node.push_trainings import PushTrainings
 from gridkit.node.push_updates import PushUpdates
@@ -37,4 +38,5 @@ class Service:
     push_models: PushModels
     push_trainings: PushTrainings
     push_updates: PushUpdates
+    projects: Projects
     rpc: Sessions

@@ -40,6 +40,10 @@ class Limits:
     """number of models and datasets of one account; each version of a model, and each mock sample, is one"""
     kept_bytes: int = 1024 * 1024 * MIB
     """their sizes together"""
+    project_rows: int = 200_000
+    """number of projects, runs and metrics of one account"""
+    project_bytes: int = 1024 * MIB
+    """the texts and values in them"""
     decoding: int = 256 * MIB
     """all JSON bodies with base64 payloads that are in memory at one time"""
     text: int = 200

@@ -76,6 +76,9 @@ RIGHTS: dict[str, tuple[set[str], str | None, set[str]]] = {
     "list-datasets": (ALL, "browse", set()),
     "fetch-dataset": (ALL, "browse", set()),
     "rpc": (MEMBERS, "run", set()),
+    "verify-key": (MEMBERS, "run", set()),
+    "make-project": (MEMBERS, "run", set()),
+    "keep-runs": (MEMBERS, "run", set()),
     "run-plan": (MEMBERS, "run", set()),
     "publish-dataset": (MEMBERS, "host", set()),
     "delete-dataset": (MEMBERS, "host", {SCIENTIST}),
@@ -406,6 +409,28 @@ def _upload(world: World, http: httpx.Client, owner: str, method: str) -> httpx.
     return httpx.Response(403) if answer.status_code == 404 else answer  # to others it doesn't exist
 
 
+def _in_project(method: str, rest: str = "", **wish: Any) -> Try:
+    """A request about a new project of this owner, or about a run in it."""
+
+    def attempt(world: World, http: httpx.Client, owner: str) -> httpx.Response:
+        title = f"p{next(world.number)}"
+        with world.http(owner) as theirs:
+            assert theirs.post("/api/v0/class/projects/", json={"display_name": title}).status_code == 201
+            run = theirs.post(f"/api/v0/class/projects/{title}/runs/", json={})
+        return http.request(method, f"/api/v0/class/projects/{title}/" + rest.format(run=run.json()["uuid"]), **wish)
+
+    return attempt
+
+
+def _make_project(world: World, http: httpx.Client, owner: str) -> httpx.Response:
+    """Everybody makes their own; it isn't the one that another has."""
+    title = {"display_name": f"p{next(world.number)}"}
+    with world.http(owner) as theirs:
+        first = theirs.post("/api/v0/class/projects/", json=title).json()
+    made = http.post("/api/v0/class/projects/", json=title)
+    return made if made.is_error else _sees(httpx.Response(200), made.json()["uuid"] == first["uuid"])
+
+
 def _dataset(what: str, method: str = "GET") -> Try:
     def attempt(world: World, http: httpx.Client, owner: str) -> httpx.Response:
         body = SUM.to_bytes() if method == "POST" else None
@@ -465,6 +490,18 @@ PRIVATE: dict[tuple[str, str], Try] = {
     ("GET", "/uploads/{upload_id}"): lambda w, http, owner: _upload(w, http, owner, "GET"),
     ("PATCH", "/uploads/{upload_id}"): lambda w, http, owner: _upload(w, http, owner, "PATCH"),
     ("DELETE", "/uploads/{upload_id}"): lambda w, http, owner: _upload(w, http, owner, "DELETE"),
+    ("POST", "/api/v0/{namespace}/projects/"): _make_project,
+    ("GET", "/api/v0/{namespace}/projects/{slug}/"): _in_project("GET"),
+    ("DELETE", "/api/v0/{namespace}/projects/{slug}/"): _in_project("DELETE"),
+    ("GET", "/api/v0/{namespace}/projects/{slug}/runs/"): _in_project("GET", "runs/"),
+    ("POST", "/api/v0/{namespace}/projects/{slug}/runs/"): _in_project("POST", "runs/", json={}),
+    ("PATCH", "/api/v0/{namespace}/projects/{slug}/runs/{run_id}/"): _in_project(
+        "PATCH", "runs/{run}/", json={"status": "FAILED"}
+    ),
+    ("GET", "/api/v0/{namespace}/projects/{slug}/runs/{run_id}/metrics/"): _in_project("GET", "runs/{run}/metrics/"),
+    ("POST", "/api/v0/{namespace}/projects/{slug}/runs/{run_id}/metrics/"): _in_project(
+        "POST", "runs/{run}/metrics/", json={"name": "loss", "value": 1.0}
+    ),
 }
 """routes on objects that only their owner has, not the node's either"""
 
@@ -493,7 +530,7 @@ NO_OBJECT = {
     "list-peers",
     "connect-node",
 }
-NO_OBJECT |= {"host-model", "upload", "publish-dataset", "authenticate", "add-participant"}
+NO_OBJECT |= {"host-model", "upload", "publish-dataset", "authenticate", "add-participant", "verify-key"}
 
 
 def test_w12_every_route_on_an_object_has_an_entry(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from gridkit.errors import UsageError
 from gridkit.node.store.tables import metadata
 
-NEWEST = "0004"
+NEWEST = "0005"
 BEFORE_ALEMBIC = "0001"
 """databases that say no version"""
 

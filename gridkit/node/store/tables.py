@@ -174,6 +174,45 @@ push_member = sa.Table(
     sa.Column("told", sa.Integer, nullable=False),  # the last notification that it took: see `due.Notification`
     sa.UniqueConstraint("training", "slot"),
 )
+project = sa.Table(  # what runs of clients of JSON-RPC are in; each account has its own ones
+    "project",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),  # a UUID
+    sa.Column("owner", sa.String(200), nullable=False),
+    sa.Column("namespace", sa.String(200), nullable=False),
+    sa.Column("slug", sa.String(400), nullable=False),  # made of its title: see `slugs`
+    sa.Column("title", sa.String(200), nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("last_run", sa.Float),
+    sa.Column("rows", sa.Integer, nullable=False),  # its own, its runs, their metrics
+    sa.Column("size", sa.BigInteger, nullable=False),  # bytes of the texts and values in them
+    sa.UniqueConstraint("owner", "namespace", "slug"),
+)
+project_run = sa.Table(
+    "project_run",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),  # a UUID
+    sa.Column("project", sa.ForeignKey("project.id"), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("name", sa.String(220), nullable=False),
+    sa.Column("description", sa.Text, nullable=False),
+    sa.Column("status", sa.String(12), nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("updated_at", sa.Float, nullable=False),
+    sa.UniqueConstraint("project", "number"),
+    sa.UniqueConstraint("project", "name"),
+)
+project_metric = sa.Table(
+    "project_metric",
+    metadata,
+    sa.Column("run", sa.ForeignKey("project_run.id"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("step", sa.BigInteger, nullable=False),
+    sa.Column("value", sa.JSON, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Index("ix_project_metric_steps", "run", "name", "step"),
+)
 event = sa.Table(
     "event",
     metadata,
