@@ -5,6 +5,7 @@
     GridkitError
     ├── UsageError             an argument or a call is wrong; nothing was sent (also a ValueError)
     ├── PlanError              a computation can't be traced, read, checked or run (also a ValueError)
+    │   └── PrivacyError       it would show values of private tensors
     ├── WireError              bytes can't be read, or hold what must never be read (also a ValueError)
     ├── NodeError              a node answered with an error; carries `status`
     │   ├── AccessError        no token, a wrong one, or one without the right (401, 403)
@@ -58,6 +59,7 @@ class ErrorCode(enum.StrEnum):
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     RUN_FAILED = "RUN_FAILED"
     CANCELLED = "CANCELLED"
+    PRIVATE = "PRIVATE"
     # calls that a node makes
     TARGET_REFUSED = "TARGET_REFUSED"
     TARGET_FAILED = "TARGET_FAILED"
@@ -139,6 +141,13 @@ class PlanError(GridkitError, ValueError):
     """A computation can't be traced, read, checked or run as a plan."""
 
     def __init__(self, message: str, hint: str | None = None, *, code: ErrorCode = ErrorCode.BAD_PLAN) -> None:
+        super().__init__(message, hint, code=code)
+
+
+class PrivacyError(PlanError):
+    """Values of private tensors were asked for, or something that would tell of them; it wasn't done."""
+
+    def __init__(self, message: str, hint: str | None = None, *, code: ErrorCode = ErrorCode.PRIVATE) -> None:
         super().__init__(message, hint, code=code)
 
 

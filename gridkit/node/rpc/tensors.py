@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gridkit.errors import ErrorCode, GridkitError, LimitError, NodeError, PlanError
+from gridkit.errors import ErrorCode, GridkitError, LimitError, NodeError, PlanError, PrivacyError
 from gridkit.node.child import Child, Lost
 from gridkit.node.rpc.runners import Runners
 from gridkit.node.rpc.session import Session
@@ -298,7 +298,8 @@ class Tensors:
         code, hint = ErrorCode(error["code"]), error["hint"]
         if code is ErrorCode.NOT_FOUND and self._loss is not None:
             hint = f"what was there before is lost: {self._loss.message}"
-        return PlanError(error["message"], hint, code=code)
+        kind = PrivacyError if code is ErrorCode.PRIVATE else PlanError
+        return kind(error["message"], hint, code=code)
 
     async def _finish(
         self,

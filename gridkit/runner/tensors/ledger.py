@@ -1,4 +1,5 @@
-"""How much memory tensors take together: those with an id, their gradients, and what graphs and optimizers keep."""
+"""How much memory tensors take together: those with an id, their gradients, and what graphs and optimizers keep; and
+which of it is private."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ import torch
 
 from gridkit.errors import ErrorCode, PlanError
 
+_MARK = "_gridkit_private"
+
 Storage = tuple[int, int]
 """where torch keeps it, and bytes"""
 
@@ -17,6 +20,11 @@ def storage_of(tensor: torch.Tensor) -> Storage:
     """A tensor's memory, which views of it share."""
     storage = tensor.untyped_storage()
     return storage._cdata, storage.nbytes()
+
+
+def is_private(tensor: torch.Tensor) -> bool:
+    """Whether its memory is private. The mark is on torch's storage, and lives as long as that."""
+    return _MARK in vars(tensor.untyped_storage())
 
 
 class Ledger:
@@ -39,6 +47,7 @@ class Ledger:
         self.dead: deque[Hashable] = deque()
         self._holders: dict[Hashable, tuple[Storage, ...]] = {}
         self._shared: dict[int, set[Hashable]] = {}
+        self._private: set[int] = set()  # of what is held
 
     def __len__(self) -> int:
         return len(self._holders)
@@ -53,6 +62,7 @@ class Ledger:
 
     def keep(self, holder: Hashable, tensors: Iterable[torch.Tensor]) -> None:
         """From now on the holder holds these, and nothing else."""
+        tensors = tuple(tensors)
         new = tuple({storage_of(tensor) for tensor in tensors})
         old = self._holders.get(holder, ())
         self._holders[holder] = new
@@ -62,6 +72,18 @@ class Ledger:
                 self.held += size
             self._shared[place].add(holder)
         self._release(holder, set(old) - set(new))
+        self._private.update(storage_of(tensor)[0] for tensor in tensors if is_private(tensor))
+
+    def hide(self, tensor: torch.Tensor) -> None:
+        """Its memory is private from now on."""
+        setattr(tensor.untyped_storage(), _MARK, True)
+        place, _ = storage_of(tensor)
+        if place in self._shared:
+            self._private.add(place)
+
+    def holds_private(self, holder: Hashable) -> bool:
+        """Whether something that it holds is private by now."""
+        return any(place in self._private for place, _ in self._holders.get(holder, ()))
 
     def drop(self, holder: Hashable) -> None:
         """The holder holds nothing any more."""
@@ -72,6 +94,7 @@ class Ledger:
             self._shared[place].discard(holder)
             if not self._shared[place]:
                 del self._shared[place]
+                self._private.discard(place)
                 self.held -= size
 
     def holders(self, tensor: torch.Tensor) -> Iterable[Hashable]:

@@ -12,6 +12,8 @@ import torch
 from gridkit.errors import ErrorCode, PlanError
 from gridkit.runner.tensors.arguments import bad_form, value_of
 from gridkit.runner.tensors.failures import told_by_torch
+from gridkit.runner.tensors.ledger import is_private
+from gridkit.runner.tensors.privacy import Privacy, any_private
 from gridkit.runner.tensors.variables import Told, Values, Variables
 
 KINDS: dict[str, type[torch.optim.Optimizer]] = {
@@ -59,8 +61,8 @@ class State:
 class Optimizers:
     """Optimizers by id. See the methods of `TensorSession`, which are these."""
 
-    def __init__(self, variables: Variables) -> None:
-        self._variables = variables
+    def __init__(self, variables: Variables, privacy: Privacy) -> None:
+        self._variables, self._privacy = variables, privacy
         self._held: dict[str, torch.optim.Optimizer] = {}
 
     def create(self, id: str, name: str, groups: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]) -> State:
@@ -100,10 +102,13 @@ class Optimizers:
             new = [p for p in group["params"] if p.grad is not None and not optimizer.state.get(p)]
             self._check_room(name, group, new)
         params = [param for param in _params(optimizer) if param.grad is not None]
+        private = [p for p in params if any_private([p, p.grad, *_tensors(optimizer.state.get(p, {}))])]
         try:
-            with told_by_torch(name):
+            with self._privacy.guard(name, bool(private)):
                 optimizer.step()
         finally:
+            for param in private:
+                self._privacy.hide([param, *_tensors(optimizer.state.get(param, {}))])
             self._count_in(id)
         return self._variables.told(self._names(params), self._variables.sharing([*params, *_kept(optimizer)]))
 
@@ -178,7 +183,7 @@ class Optimizers:
     def _shown(self, value: Any) -> Values | int | float | bool:
         if not isinstance(value, torch.Tensor):
             return value  # type: ignore[no-any-return]
-        return value.item() if value.ndim == 0 else self._variables.values(value)
+        return value.item() if value.ndim == 0 and not is_private(value) else self._variables.values(value)
 
 
 def _literals(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,8 +199,11 @@ def _params(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 
 
 def _kept(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    values = [value for entry in optimizer.state.values() for value in entry.values()]
-    return [value for value in values if isinstance(value, torch.Tensor)]
+    return [tensor for entry in optimizer.state.values() for tensor in _tensors(entry)]
+
+
+def _tensors(entry: Mapping[str, Any]) -> list[torch.Tensor]:
+    return [value for value in entry.values() if isinstance(value, torch.Tensor)]
 
 
 def _check_options(name: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> None:

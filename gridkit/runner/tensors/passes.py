@@ -18,6 +18,7 @@ from torch.autograd.graph import Node as TorchNode
 
 from gridkit.errors import ErrorCode, PlanError
 from gridkit.runner.tensors.graph import grad_fn_of, is_leaf, leaf_of, node_of, walk
+from gridkit.runner.tensors.privacy import any_private
 from gridkit.runner.tensors.variables import Values, Variables
 
 
@@ -56,8 +57,10 @@ class Pass:
         seconds: for how long it may run; asked at each node.
         emit: told of each node and each gradient, in the order in which they come.
         append: whether gradients are added to the variables', as `torch.autograd.backward` does.
+        gradients: what it begins with, if not with ones.
 
     Attributes:
+        private: something that it comes from, or through, is private, and so is what it gives.
         nodes: all that it may come through.
         fired: those that it came through.
     """
@@ -69,6 +72,7 @@ class Pass:
         seconds: float,
         emit: Emit | None = None,
         append: bool = True,
+        gradients: Sequence[torch.Tensor | None] | None = None,
     ) -> None:
         self._variables = variables
         self._seconds, self._emit, self._append_too = seconds, emit, append
@@ -76,7 +80,17 @@ class Pass:
         begins = [node for root in roots if (node := node_of(root)) is not None]
         variables.graph.grow(begins)  # a leaf has a node only now
         self.nodes = list(walk(begins))
+        self.private = any_private((*roots, *(gradients or ()))) or any(
+            variables.ledger.holds_private(variables.graph.number(node)) for node in self.nodes
+        )
         self.fired: list[TorchNode] = []
+
+    def grown(self) -> list[torch.Tensor]:
+        """Tensors whose gradients may become others by this pass: those that have no id any more, too."""
+        inside = set(self.nodes)
+        retaining = [self._variables.find(name) for name in self._variables.retaining]
+        leaves = [leaf_of(node) for node in self.nodes if is_leaf(node)]
+        return leaves + [tensor for tensor in retaining if grad_fn_of(tensor) in inside]
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -108,7 +122,7 @@ class Pass:
                 )
             if self._emit is not None:
                 values = self._variables.values
-                self._emit(NodeFired(number, tuple(None if g is None else values(g) for g in passed_on)))
+                self._emit(NodeFired(number, tuple(None if g is None else values(g, self.private) for g in passed_on)))
             if is_leaf(node) and came[0] is not None:
                 for name in self._variables.names(leaf_of(node)):
                     self._tell_gradient(name, came[0])
@@ -117,4 +131,4 @@ class Pass:
 
     def _tell_gradient(self, name: str, gradient: torch.Tensor) -> None:
         if self._emit is not None:
-            self._emit(GradAppended(name, self._variables.values(gradient)))
+            self._emit(GradAppended(name, self._variables.values(gradient, self.private)))

@@ -80,6 +80,7 @@ class Server:
         self._clear()
         self._methods: dict[str, Callable[[Any, dict[str, Any], list[Body]], Outcome]] = {
             "create_variable": self._create_variable,
+            "create_private": self._create_private,
             "get_variable": self._get_variable,
             "name_grad": self._name_grad,
             "update_variable": self._update_variable,
@@ -124,7 +125,7 @@ class Server:
         try:
             self._go_on()
             method, raw = asked["method"], asked["params"]
-            params: Members = read_members(v1.TO_NODE[method], raw, parts[1:])
+            params: Members = read_members(v1.TO_RUNNER[method], raw, parts[1:])
             told, answer["result"] = self._methods[method](params, raw, bodies)
             self._events += self._teller.events(told, self._bodies)
         except GridkitError as error:
@@ -173,6 +174,9 @@ class Server:
 
     def _create_variable(self, p: v1.CreateVariable, raw: dict[str, Any], bodies: list[Body]) -> Outcome:
         return self._session.create(p.variable_id, p.data, p.requires_grad, p.parameter), {}
+
+    def _create_private(self, p: v1.CreateVariable, raw: dict[str, Any], bodies: list[Body]) -> Outcome:
+        return self._session.create(p.variable_id, p.data, p.requires_grad, p.parameter, private=True), {}
 
     def _get_variable(self, p: v1.VariableId, raw: dict[str, Any], bodies: list[Body]) -> Outcome:
         size = self._session.size(p.variable_id)

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch.autograd.graph import GradientEdge
 
-from gridkit.errors import ErrorCode, PlanError
+from gridkit.errors import ErrorCode, PlanError, PrivacyError
 from gridkit.runner.tensors.arguments import DTYPES, bad_form, tensors_in, value_of
 from gridkit.runner.tensors.failures import told_by_torch
 from gridkit.runner.tensors.functions import function_named
 from gridkit.runner.tensors.graph import grad_fn_of
+from gridkit.runner.tensors.ledger import is_private
 from gridkit.runner.tensors.optimizers import Optimizers, State
 from gridkit.runner.tensors.passes import Emit, Pass, reached
+from gridkit.runner.tensors.privacy import UNMARKED_CHANGES, Privacy, any_private, refuse_to_read
 from gridkit.runner.tensors.sizes import Sizer
 from gridkit.runner.tensors.variables import Told, Variables, array_of, dtype_name, grad_of, tensor_of
 from gridkit.wire.tensors import Array
@@ -41,6 +43,7 @@ class TensorSession:
         PlanError: from every method: `NOT_FOUND` an unknown id, `ALREADY_EXISTS` a taken one, `NOT_ALLOWED` a function
             or a field that isn't listed, `BAD_INPUT` what torch refuses (its error is the cause), `OUT_OF_MEMORY`,
             `TOO_MANY`, `TIMED_OUT`.
+        PrivacyError: from those that would tell of private tensors' values; see `privacy`.
 
     Example:
         >>> session = TensorSession(memory=1 << 20, seconds=10, count=1000)
@@ -54,7 +57,8 @@ class TensorSession:
     def __init__(self, memory: int, seconds: float, count: int, preview: int = 0) -> None:
         self._variables = Variables(memory, count, preview)
         self._ledger = self._variables.ledger
-        self._optimizers = Optimizers(self._variables)
+        self._privacy = Privacy(self._ledger)
+        self._optimizers = Optimizers(self._variables, self._privacy)
         self._sizer = Sizer()
         self._seconds = seconds
 
@@ -71,13 +75,22 @@ class TensorSession:
 
     # -- variables
 
-    def create(self, id: str, array: Array, requires_grad: bool = False, parameter: bool = False) -> Told:
-        """A leaf with these values, in a dtype that torch has under the same name; `parameter`: an nn.Parameter."""
+    def create(
+        self, id: str, array: Array, requires_grad: bool = False, parameter: bool = False, private: bool = False
+    ) -> Told:
+        """A leaf with these values, in a dtype that torch has under the same name.
+
+        Args:
+            parameter: make it an nn.Parameter.
+            private: its values don't leave the session, nor does what is computed from them; see `privacy`.
+        """
         self._variables.check_new([id])
         self._ledger.check_room(array.nbytes, f"tensor {id!r}")
         with told_by_torch(f"tensor {id!r}"):
             tensor = tensor_of(array)
             tensor = torch.nn.Parameter(tensor, requires_grad) if parameter else tensor.requires_grad_(requires_grad)
+        if private:
+            self._privacy.hide([tensor])
         self._variables.add(id, tensor)
         return self._variables.told([id])
 
@@ -91,8 +104,14 @@ class TensorSession:
         return self._variables.find(id).nbytes
 
     def read(self, id: str) -> Array:
-        """A copy of a tensor's values; bfloat16 as float32."""
+        """A copy of a tensor's values; bfloat16 as float32.
+
+        Raises:
+            PrivacyError: it is private.
+        """
         tensor = self._variables.find(id)
+        if is_private(tensor):
+            raise refuse_to_read(f"tensor {id!r}")
         with told_by_torch(f"tensor {id!r}"):
             return array_of(tensor)
 
@@ -152,7 +171,10 @@ class TensorSession:
         with told_by_torch(f"the gradient of tensor {id!r}"), torch.no_grad():
             if not (tensor.requires_grad and grad_fn_of(tensor) is None) and not tensor.retains_grad:
                 raise bad_form(f"tensor {id!r} is no leaf that requires a gradient, and doesn't retain it")
+            private = any_private([tensor.grad, added])
             tensor.grad = added.detach().clone() if tensor.grad is None else tensor.grad + added
+            if private:
+                self._privacy.hide([tensor.grad])
         return self._counted(id)
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -171,6 +193,7 @@ class TensorSession:
         """As `torch.manual_seed`: dropout and the like draw what they draw in a local run with that seed."""
         with told_by_torch("the seed"):
             torch.default_generator.manual_seed(number)  # torch.manual_seed keeps a list for other devices
+        self._privacy.seed()
 
     # -- functions
 
@@ -201,16 +224,26 @@ class TensorSession:
         if "out" in named or named.get("device") not in (None, "cpu"):
             raise bad_form(f"{function}: results are new tensors on the node's CPU, without out= or another device=")
         given = tensors_in([positional, named])
+        private = any_private(given)
         with told_by_torch(function):
-            sizes = self._sizer.sizes(function, run, positional, named)
+            sizes = self._sizer.sizes(function, run, positional, named, private)
         if sizes.results is not None:
             self._check_results(function, out_ids, sizes.results, given)
         self._variables.check_new([name for name in out_ids if not self._variables.has(name)])
         graph = grad_enabled and any(tensor.requires_grad for tensor in given)
         self._ledger.check_room(sizes.graph if graph else sizes.peak, function)
         versions = [tensor._version for tensor in given]
-        with told_by_torch(function), torch.set_grad_enabled(grad_enabled):
-            results = tensors_in(run(*positional, **named))
+        try:
+            with self._privacy.guard(function, private), torch.set_grad_enabled(grad_enabled):
+                results = tensors_in(run(*positional, **named))
+        finally:  # what failed may have changed something before
+            changed = [tensor for tensor, version in zip(given, versions, strict=True) if tensor._version != version]
+            if private:
+                self._privacy.hide(given if function in UNMARKED_CHANGES else changed)
+        if private:
+            self._privacy.hide(results)
+            if tuple(tuple(tensor.shape) for tensor in results) != sizes.shapes:
+                raise self._privacy.spoil(function)
         places = {id(tensor): place for place, tensor in enumerate(given)}
         self._check_results(function, out_ids, [places.get(id(tensor)) for tensor in results], given)
         for tensor in results:
@@ -219,7 +252,6 @@ class TensorSession:
         for name, tensor in zip(out_ids, results, strict=True):
             if not self._variables.has(name):
                 self._variables.add(name, tensor)
-        changed = [tensor for tensor, version in zip(given, versions, strict=True) if tensor._version != version]
         return self._variables.told(out_ids, self._variables.sharing(changed))
 
     def _check_results(
@@ -282,13 +314,16 @@ class TensorSession:
             if grad_fn_of(self._variables.find(id)) is not None:  # torch makes them retain their gradient
                 self.update(id, "retains_grad", True)
         with told_by_torch("backward"):
-            way = Pass(self._variables, tensors, self._seconds, emit)
+            way = Pass(self._variables, tensors, self._seconds, emit, gradients=given)
+        self._check_private(way, create_graph)
         touched = self._reached(way, only)
         freed: list[int] = []
+        grown = [tensor for tensor in way.grown() if way.private or any_private([tensor.grad])]
         try:
-            with told_by_torch("backward"), way.watched():
+            with self._privacy.guard("backward", way.private, way.fired), way.watched():
                 torch.autograd.backward(tensors, given, retain_graph, create_graph, inputs=only)
         finally:
+            self._privacy.hide(tensor.grad for tensor in grown)
             if not (create_graph if retain_graph is None else retain_graph):
                 freed = self._variables.graph.freed(way.fired)
             for name in touched:
@@ -323,14 +358,15 @@ class TensorSession:
         given = self._gradients(gradients)
         self._variables.check_new(out_ids)
         with told_by_torch("grad"):
-            way = Pass(self._variables, tensors, self._seconds, emit, append=False)
+            way = Pass(self._variables, tensors, self._seconds, emit, append=False, gradients=given)
+        self._check_private(way, create_graph)
         wanted: list[Any] = [
             self._edge(way, input) if isinstance(input, tuple) else self._variables.find(input) for input in inputs
         ]
         self._ledger.check_room(sum(t.nbytes for t in wanted if isinstance(t, torch.Tensor)), "the gradients")
         freed: list[int] = []
         try:
-            with told_by_torch("grad"), way.watched():
+            with self._privacy.guard("grad", way.private, way.fired), way.watched():
                 found = torch.autograd.grad(
                     tensors, wanted, given, retain_graph, create_graph, allow_unused=allow_unused
                 )
@@ -338,9 +374,18 @@ class TensorSession:
             if not (create_graph if retain_graph is None else retain_graph):
                 freed = self._variables.graph.freed(way.fired)
         made = [(id, tensor) for id, tensor in zip(out_ids, found, strict=True) if tensor is not None]
+        if way.private:
+            self._privacy.hide(tensor for _, tensor in made)
         for id, tensor in made:
             self._variables.add(id, tensor)
         return replace(self._variables.told([id for id, _ in made]), freed=tuple(freed))
+
+    def _check_private(self, way: Pass, create_graph: bool) -> None:
+        if way.private and create_graph:
+            raise PrivacyError(
+                "a pass through private tensors can't create a graph: what that looks like may depend on their values",
+                "leave create_graph out",
+            )
 
     def _gradients(self, gradients: Sequence[str | None] | None) -> list[torch.Tensor | None] | None:
         if gradients is None:

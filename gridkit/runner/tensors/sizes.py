@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,9 @@ import torch
 import torch.fx.experimental._config as fx_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gridkit.errors import ErrorCode, PlanError
+from gridkit.errors import ErrorCode, PlanError, PrivacyError
 from gridkit.runner.tensors.arguments import kind_of, tensors_in, with_tensors
-from gridkit.runner.tensors.ledger import storage_of
+from gridkit.runner.tensors.ledger import is_private, storage_of
 
 # One for all: each leaves a context variable behind for ever.
 _ALL_TRUE = fx_config.patch(meta_nonzero_assume_all_nonzero=True)  # type: ignore[attr-defined]
@@ -80,11 +81,13 @@ class Sizes:
             as a whole where it can't be known.
         graph: bytes that it allocates from beginning to end: what a graph may have to keep.
         peak: bytes of its results, or of the largest thing that it needs in between, if that is more.
+        shapes: of the results, where these are known.
     """
 
     results: tuple[int | None, ...] | None
     graph: int
     peak: int
+    shapes: tuple[tuple[int, ...], ...] = ()
 
 
 class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -117,30 +120,46 @@ class Sizer:
     def __len__(self) -> int:
         return len(self._remembered)
 
-    def sizes(self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Sizes:
+    def sizes(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        private: bool = False,
+    ) -> Sizes:
         """What a call takes. Errors that torch finds come out as they are.
+
+        Args:
+            private: nothing may be found out by the values of private tensors, and no size may depend on values.
 
         Raises:
             PlanError: `BAD_INPUT`: the size depends on values in a way that isn't foreseen.
+            PrivacyError: it depends on values.
         """
-        if name in BY_VALUE:
+        if name in BY_VALUE and not private:
             size = BY_VALUE[name](*args, **kwargs)
             return Sizes(None, size, size)
-        if name == "torch.Tensor.__getitem__":
-            args = [args[0], *map(_as_places, args[1:])]
+        if name == "torch.Tensor.__getitem__" or (private and name == "torch.Tensor.__setitem__"):
+            args = [args[0], *map(_as_places, args[1:2]), *args[2:]]
         if name == "torch.Tensor.to":
             args = ["meta" if isinstance(arg, str) and arg == "cpu" else arg for arg in args]
-        parts: list[Any] = [name]
+        parts: list[Any] = [name, private]
         kind_of(list(args), parts)
         kind_of(kwargs, parts)
         kind = tuple(parts)
         found = self._remembered.get(kind)
         if found is None:
             try:
-                found = dry_run(function, args, kwargs)
+                found = dry_run(function, args, kwargs, private)
             except RuntimeError as error:
-                if "meta" not in str(error):
+                if "meta" not in str(error).lower():
                     raise
+                if private:
+                    raise PrivacyError(
+                        f"{name} gives a result whose size depends on values, or asks for one, and these are private",
+                        "take what keeps its size, such as torch.where(mask, x, 0), and index_select for x[i]",
+                    ) from error
                 raise PlanError(
                     f"{name}: the size of its result depends on values",
                     "say the size, as by output_size= or num_classes=, and give numbers in place of tensors",
@@ -158,11 +177,11 @@ def _as_places(index: Any) -> Any:
     if isinstance(index, list | tuple):
         return type(index)(map(_as_places, index))
     is_place = isinstance(index, torch.Tensor) and not index.ndim and index.dtype in _INTEGERS
-    return 0 if is_place else index
+    return 0 if is_place and not is_private(index) else index
 
 
-def dry_run(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Sizes:
-    """What a call takes, found by running it on tensors without memory."""
+def dry_run(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], private: bool = False) -> Sizes:
+    """What a call takes, found by running it on tensors without memory. `private`: masks aren't taken to be true."""
     metas: dict[int, torch.Tensor] = {}
 
     def meta_of(tensor: torch.Tensor) -> torch.Tensor:
@@ -176,8 +195,9 @@ def dry_run(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str,
     given = tensors_in([args, kwargs])
     watch = Allocations(given)
     # with the device as a context, factories make meta tensors too
-    with torch.no_grad(), _ALL_TRUE, torch.device("meta"), watch:
+    with torch.no_grad(), nullcontext() if private else _ALL_TRUE, torch.device("meta"), watch:
         out = tensors_in(function(*args, **kwargs))
     places = {id(tensor): place for place, tensor in reversed(list(enumerate(given)))}
     results = sum(size for _, size in {storage_of(tensor) for tensor in out} - {storage_of(tensor) for tensor in given})
-    return Sizes(tuple(places.get(id(tensor)) for tensor in out), watch.total, max(watch.largest, results))
+    shapes = tuple(tuple(tensor.shape) for tensor in out)
+    return Sizes(tuple(places.get(id(tensor)) for tensor in out), watch.total, max(watch.largest, results), shapes)

@@ -14,7 +14,7 @@ from gridkit.wire.rpc.values import Body, encode
 Event = dict[str, Any]
 """a notification: its ``method`` and ``params``"""
 
-_FIELDS = ("requires_grad", "is_leaf", "retains_grad", "output_nr", "grad_fn", "has_grad")
+_FIELDS = ("requires_grad", "is_leaf", "retains_grad", "output_nr", "grad_fn", "has_grad", "private")
 
 
 def tensor_form(values: Values, bodies: list[Body] | None) -> dict[str, Any]:

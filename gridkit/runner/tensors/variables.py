@@ -11,7 +11,7 @@ import torch
 from gridkit.errors import ErrorCode, PlanError
 from gridkit.runner.tensors.arguments import DTYPES
 from gridkit.runner.tensors.graph import Edge, Graph, Node, grad_fn_of
-from gridkit.runner.tensors.ledger import Ledger, storage_of
+from gridkit.runner.tensors.ledger import Ledger, is_private, storage_of
 from gridkit.wire.tensors import Array
 
 MAX_ID = 200
@@ -24,7 +24,7 @@ class Values:
 
     Attributes:
         dtype, shape: as torch names them; "float32", (3, 4).
-        values: the elements, where they are few enough to be shown; bfloat16 is shown as float32.
+        values: the elements, where they are few enough to be shown, and not private; bfloat16 is shown as float32.
     """
 
     dtype: str
@@ -40,6 +40,7 @@ class Variable:
         grad_fn: the number of its node in the graph.
         has_grad: whether there is a gradient.
         version: how often it was changed in place.
+        private: its values stay here.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Variable:
     grad_fn: int | None
     has_grad: bool
     version: int
+    private: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +192,10 @@ class Variables:
         self.graph.grow(grad_fn_of(self._tensors[name]) for name in (*names, *others))
         return Told(*self.graph.news(), tuple(map(self._described, names)), tuple(map(self._described, others)))
 
-    def values(self, tensor: torch.Tensor) -> Values:
-        """What is told of a tensor without an id."""
-        shown = array_of(tensor) if tensor.numel() <= self._preview else None
+    def values(self, tensor: torch.Tensor, private: bool = False) -> Values:
+        """What is told of a tensor without an id. `private`: it is, whether its memory is marked so by now or not."""
+        secret = private or tensor.numel() > self._preview or is_private(tensor)
+        shown = None if secret else array_of(tensor)
         return Values(dtype_name(tensor.dtype), tuple(tensor.shape), shown)
 
     def _described(self, name: str) -> Variable:
@@ -209,6 +212,7 @@ class Variables:
             None if node is None else self.graph.number(node),
             grad_of(tensor) is not None,
             tensor._version,
+            is_private(tensor),
         )
 
 

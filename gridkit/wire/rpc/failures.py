@@ -20,6 +20,7 @@ from gridkit.errors import (
     NodeUnreachable,
     NotFoundError,
     PlanError,
+    PrivacyError,
     RunError,
     UsageError,
     WireError,
@@ -43,6 +44,7 @@ NUMBERS: Final[dict[type[GridkitError], int]] = {
     LimitError: -32007,
     NodeUnreachable: -32008,
     RunError: -32009,
+    PrivacyError: -32010,
 }
 """By class; a class that isn't here has the number of the nearest that it is made of."""
 _STANDARD = {

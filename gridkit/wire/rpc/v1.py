@@ -61,6 +61,7 @@ _OF_NOTEBOOK: dict[str, TypeAdapter[Any]] = {
     "output_nr": TypeAdapter(Count),
     "grad_fn": TypeAdapter(Number | None),
     "has_grad": TypeAdapter(bool),
+    "private": TypeAdapter(bool),
 }
 
 
@@ -235,7 +236,7 @@ class Seed(Members):
 
 
 class ShowVariable(Members):
-    """A variable as torch has it. `version`: how often it was changed in place."""
+    """A variable as torch has it. `version`: how often it was changed in place; `private`: its values stay there."""
 
     variable_id: Name
     data: Tensor
@@ -247,13 +248,14 @@ class ShowVariable(Members):
     grad_fn: Number | None
     has_grad: bool
     version: Number
+    private: bool = False
 
 
 class ShowUpdate(Members):
     """What became of a variable: a step changed its data, or a change in place its node."""
 
     variable_id: Name
-    field: Literal["data", "requires_grad", "is_leaf", "retains_grad", "output_nr", "grad_fn", "has_grad"]
+    field: Literal["data", "requires_grad", "is_leaf", "retains_grad", "output_nr", "grad_fn", "has_grad", "private"]
     value: Annotated[Any, of_field(_OF_NOTEBOOK)]
     version: Number
 
@@ -381,6 +383,8 @@ TO_NODE: dict[str, type[Members]] = {
     "run_step": RunStep,
     "seed": Seed,
 }
+TO_RUNNER: dict[str, type[Members]] = {**TO_NODE, "create_private": CreateVariable}
+"""What the node asks a session's process: what the notebook asks, and what the node itself puts there."""
 TO_CLIENT: dict[str, type[Members]] = {
     "heartbeat": Heartbeat,
     "cancel": Cancel,

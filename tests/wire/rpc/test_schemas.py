@@ -164,6 +164,7 @@ OPTIONAL: dict[tuple[Profile, Direction, str], Example] = {
     },
     (V1, NODE, "clear_grad"): {"set_to_none": False},
     (V1, CLIENT, "heartbeat"): {"phase": "waiting", "done": None, "total": None, "ahead": 2},
+    (V1, CLIENT, "create_variable"): {"private": True},
     (V1, CLIENT, "append_grad"): {"pass_id": "1", "gradient_id": "g"},
     (V1, CLIENT, "create_node"): {
         "sequence": 5,
@@ -302,6 +303,7 @@ FIELDS: list[tuple[Profile, Direction, str, list[Any], list[Any]]] = [
     (V1, CLIENT, "is_leaf", [True], [1]),
     (V1, CLIENT, "retains_grad", [True, False], [None]),
     (V1, CLIENT, "has_grad", [True, False], [None]),
+    (V1, CLIENT, "private", [True, False], [1]),
     (V1, CLIENT, "output_nr", [0], [-1, 1.5]),
     (V1, CLIENT, "grad_fn", [None, 3], ["n", -1]),
 ]
