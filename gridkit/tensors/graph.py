@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
+from typing import Any
 
 from gridkit.client.rpc_mirror import MirroredNode, MirroredVariable
 from gridkit.widgets import words
@@ -14,7 +13,7 @@ from gridkit.wire.rpc.v1 import Tensor
 
 MAX_NODES = 2000
 """of a graph that is taken; what is behind them is left out"""
-MAX_VALUES = 4
+MAX_VALUES = 3
 """of a gradient that are shown, if it has no more"""
 MAX_DESCRIBED = 20
 """nodes that a picture's description names"""
@@ -31,7 +30,7 @@ class GraphNode:
         fired: the last pass that went through it.
         next: where its gradients go: numbers of nodes, or None where an argument needs none.
         passed_on: the gradients that it gave `next`, without values.
-        gradient: of a leaf: what the last pass added to its gradient.
+        leaf: dtype and shape; gradient: what the last pass added to its gradient.
     """
 
     id: int
@@ -41,6 +40,7 @@ class GraphNode:
     fired: str | None
     next: tuple[int | None, ...]
     passed_on: tuple[Tensor | None, ...] = ()
+    leaf: Tensor | None = None
     gradient: Tensor | None = None
 
 
@@ -132,16 +132,17 @@ class Graph:
         from gridkit.widgets.graph import Box, drawing
 
         places = self._places(steps)
-        newest = len(places) if steps is not None and steps < self.steps else None
+        walking = steps is not None and steps < self.steps
         boxes = {
             node.id: Box(
                 title=self._title(node),
                 hint=self._hint(node, places.get(node.id)),
-                note=f"grad {_shown(node.gradient)}" if node.gradient is not None and node.id in places else "",
+                note=_note(node, node.id in places),
+                room=len(_note(node, True)),
                 leaf=node.variable is not None,
-                freed=node.freed,
+                freed=node.freed and (node.id in places or not walking),
                 number=places.get(node.id),
-                newest=newest is not None and places.get(node.id) == newest,
+                newest=walking and places.get(node.id) == len(places),
             )
             for node in self.nodes.values()
         }
@@ -202,9 +203,17 @@ def graph_of(
     found = {}
     for node in nodes:
         targets = tuple(None if edge is None else edge[0].id for edge in tuple(node.next_functions))
-        given = _gradient(variables, node, last) if last is not None else None
+        leaf = None if node.variable_id is None else variables.get(node.variable_id)
         found[node.id] = GraphNode(
-            node.id, node.name, node.variable_id, node.freed, node.fired, targets, tuple(node.passed_on), given
+            node.id,
+            node.name,
+            node.variable_id,
+            node.freed,
+            node.fired,
+            targets,
+            tuple(node.passed_on),
+            None if leaf is None else leaf.data,
+            None if last is None else _gradient(variables, node, last),
         )
     first = nodes[0].id if nodes else None
     return Graph(root, found, first, cut, names, last, tuple(walked))
@@ -248,8 +257,18 @@ def _gradient(variables: Mapping[str, MirroredVariable], node: MirroredNode, pas
     return next((gradient.tensor for gradient in reversed(told) if gradient.pass_id == pass_id), None)
 
 
+def _note(node: GraphNode, passed: bool) -> str:
+    if node.gradient is not None and passed:
+        return f"grad {_shown(node.gradient)}"
+    return "" if node.leaf is None else f"{node.leaf.dtype}{list(node.leaf.shape)}"
+
+
 def _shown(tensor: Tensor) -> str:
     """Its few values, as far as they were told; else dtype and shape."""
     if tensor.values is None or not 0 < tensor.values.size <= MAX_VALUES:
         return f"{tensor.dtype}{list(tensor.shape)}"
-    return np.array2string(tensor.values, precision=3, separator=", ", suppress_small=True).replace("\n", "")
+    return _numbers(tensor.values.tolist())
+
+
+def _numbers(value: Any) -> str:
+    return f"[{', '.join(map(_numbers, value))}]" if isinstance(value, list) else f"{value:.3g}"

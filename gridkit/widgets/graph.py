@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from gridkit.widgets.html import Html, tag
 
-ROW, HEIGHT, GAP, LETTER, NOTE = 62, 28, 22, 7.2, 14
-"""pixels: between rows, of a box, between boxes, of a letter, of a note's line"""
-MAX_TITLE = 24
+ROW, HEIGHT, NOTE, GAP, LETTER = 66, 28, 14, 22, 7.2
+"""pixels: between rows, of a box, of a note in it, between boxes, of a letter"""
+MAX_TITLE, MAX_NOTE = 24, 34
 """letters; the whole text is in the hint"""
 ACCENT = "#d95f02"
 """what it is drawn with where something has gone through; it stands out from light and dark pages"""
@@ -22,7 +22,8 @@ class Box:
     """A node.
 
     Attributes:
-        title: in the box; hint: where the pointer rests on it; note: below it.
+        title: in the box; hint: where the pointer rests on it; note: below the title;
+            room: letters that a note may get here later.
         leaf: it is drawn round; freed: it is drawn dashed.
         number: when something went through it, counted from 1; newest: that is there now.
     """
@@ -30,6 +31,7 @@ class Box:
     title: str
     hint: str
     note: str = ""
+    room: int = 0
     leaf: bool = False
     freed: bool = False
     number: int | None = None
@@ -55,19 +57,25 @@ def drawing(
         return tag("div", f"{caption}; too many to be drawn: print(graph) lists them", class_="gridkit")
     rows = _ordered(rows, arrows)
     widths = {
-        id: max(44.0, 18 + LETTER * len(_cut(box.title)), LETTER * len(_cut(box.note))) for id, box in boxes.items()
+        id: 18 + LETTER * max(3.6, len(_cut(box.title)), 0.9 * min(MAX_NOTE, max(box.room, len(box.note))))
+        for id, box in boxes.items()
     }
+    heights = {id: HEIGHT + (NOTE if box.note else 0) for id, box in boxes.items()}
     spans = [sum(widths[id] for id in row) + GAP * (len(row) - 1) for row in rows]
     width = max([*spans, 80.0]) + 2 * GAP
-    height = ROW * len(rows) - (ROW - HEIGHT) + 2 * GAP + NOTE if rows else HEIGHT
+    height = ROW * (len(rows) - 1) + HEIGHT + NOTE + 2 * GAP if rows else HEIGHT
     middles: dict[int, tuple[float, float]] = {}
     for at, (row, span) in enumerate(zip(rows, spans, strict=True)):
         left = (width - span) / 2
         for id in row:
-            middles[id] = (left + widths[id] / 2, GAP + ROW * at + HEIGHT / 2)
+            middles[id] = (left + widths[id] / 2, GAP + ROW * at + (HEIGHT + NOTE) / 2)
             left += widths[id] + GAP
-    lines = [_arrow(middles[a], middles[b], passed=boxes[a].number is not None) for a, b in arrows]
-    drawn = [_box(boxes[id], x, y, widths[id]) for id, (x, y) in middles.items()]
+    lines = []
+    for a, b in arrows:
+        (x, y), (to_x, to_y) = middles[a], middles[b]
+        ends = x, y + heights[a] / 2, to_x, to_y - heights[b] / 2
+        lines.append(_arrow(*ends, passed=boxes[a].number is not None))
+    drawn = [_box(boxes[id], x, y, widths[id], heights[id]) for id, (x, y) in middles.items()]
     svg = tag(
         "svg",
         *lines,
@@ -95,47 +103,39 @@ def _ordered(rows: Sequence[Sequence[int]], arrows: Sequence[tuple[int, int]]) -
     return ordered
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_TITLE else text[: MAX_TITLE - 1] + "…"
+def _cut(text: str, limit: int = MAX_TITLE) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _box(box: Box, x: float, y: float, width: float) -> Html:
+def _box(box: Box, x: float, y: float, width: float, height: float) -> Html:
     lit = box.number is not None
-    note, number = None, None
-    if box.note:
-        below = y + HEIGHT / 2 + NOTE
-        note = tag("text", _cut(box.note), **_middle(x, below), font_size=11, fill="currentColor")
-    if lit:
-        number = tag("text", box.number, **_middle(x + width / 2 + 9, y - 6), font_size=10, fill="currentColor")
     return tag(
         "g",
         tag("title", box.hint),
         tag(
             "rect",
             x=f"{x - width / 2:.1f}",
-            y=f"{y - HEIGHT / 2:.1f}",
+            y=f"{y - height / 2:.1f}",
             width=f"{width:.1f}",
-            height=HEIGHT,
-            rx=HEIGHT / 2 if box.leaf else 4,
+            height=height,
+            rx=height / 2 if box.leaf else 4,
             fill=ACCENT if lit else "currentColor",
             fill_opacity=0.45 if box.newest else 0.16 if lit else 0.05,
             stroke=ACCENT if lit else "currentColor",
             stroke_width=4 if box.newest else 2 if lit else 1,
             stroke_dasharray="5 3" if box.freed and not box.newest else None,
         ),
-        tag("text", _cut(box.title), **_middle(x, y + 4), font_size=12, fill="currentColor"),
-        number,
-        note,
+        _text(_cut(box.title), x, y + (-3 if box.note else 4), 12),
+        _text(box.number, x + width / 2 + 10, y - 8, 10) if lit else None,
+        _text(_cut(box.note, MAX_NOTE), x, y + 13, 11) if box.note else None,
     )
 
 
-def _middle(x: float, y: float) -> dict[str, str]:
-    return {"x": f"{x:.1f}", "y": f"{y:.1f}", "text_anchor": "middle"}
+def _text(text: object, x: float, y: float, size: int) -> Html:
+    return tag("text", text, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor="middle", font_size=size, fill="currentColor")
 
 
-def _arrow(start: tuple[float, float], end: tuple[float, float], *, passed: bool) -> Html:
-    x, y = start[0], start[1] + HEIGHT / 2
-    to_x, to_y = end[0], end[1] - HEIGHT / 2
+def _arrow(x: float, y: float, to_x: float, to_y: float, *, passed: bool) -> Html:
     bend = (to_y - y) / 2
     head = f"M{to_x - 4:.1f} {to_y - 7:.1f}L{to_x:.1f} {to_y:.1f}L{to_x + 4:.1f} {to_y - 7:.1f}"
     path = f"M{x:.1f} {y:.1f}C{x:.1f} {y + bend:.1f} {to_x:.1f} {to_y - bend:.1f} {to_x:.1f} {to_y:.1f}{head}"

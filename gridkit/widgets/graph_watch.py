@@ -99,7 +99,8 @@ class GraphWatch(TwinBox):
 
     def _draw(self, graph: Picture, over: bool) -> None:
         """Only what has changed is sent: a widget's member that is set to what it is stays quiet."""
-        self.status.value = _status(self._walk.state, over)
+        slower = ", shown slower than it was" if self._steps < graph.steps else ""
+        self.status.value = _status(f"{self._walk.state}{slower}", over)
         self.picture.value = graph.picture(self._steps)
 
     def _paint_next(self) -> bool:
