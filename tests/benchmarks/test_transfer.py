@@ -13,8 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from torch import nn
 
 from gridkit.aio import connect
 from gridkit.plans.model import pack
+from tests.benchmarks.turns import Turns
 from tests.support import TOKEN, NodeUnderTest
 
 pytestmark = [
@@ -34,8 +34,8 @@ pytestmark = [
 ]
 
 MB, MIB = 1_000_000, 1 << 20
-ROUNDS = {1: 9, 5: 3}
-"""by the number of layers, of 100 MB each: what takes a fifth of a second is disturbed more easily. The best counts."""
+ROUNDS = {1: (9, 36), 5: (3, 12)}
+"""by the number of layers, of 100 MB each: what takes a fifth of a second is disturbed more easily"""
 
 
 class Plain:
@@ -133,40 +133,47 @@ def test_transfers_keep_up_with_a_plain_server(node: NodeUnderTest, plain: Plain
     model = nn.Sequential(*(nn.Linear(5000, 5000) for _ in range(layers)))
     example = torch.zeros(1, 5000)
     data = memoryview(pack(model, example).tobytes())
-    took: dict[str, float] = {}
-    peaks: dict[str, int] = {"node": 0, "client": 0}
+    turns = Turns(*ROUNDS[layers])
+    peaks = {"node": 0, "client": 0}
 
-    timed = partial(seconds, size=len(data))
+    async def rising(work: Awaitable[object]) -> None:
+        rises = {"node": Peak(node.process.pid), "client": Peak(os.getpid())}
+        await work
+        for who, rise in rises.items():
+            peaks[who] = max(peaks[who], rise.above())
 
-    async def ours(grid: Any, number: int) -> dict[str, float]:
+    def speed(side: str) -> float:
+        return len(data) / MB / turns[side]
+
+    def holds() -> bool:
+        return all(speed(way) >= 0.8 * speed(f"httpx {way}") for way in ("up", "down"))
+
+    async def a_round(grid: Any, number: int) -> None:
         name = f"model {number}"
         with torch.no_grad():
             model[0].bias[0] = number  # another model: one that is known isn't stored again
-        rises = {"node": Peak(node.process.pid), "client": Peak(os.getpid())}
-        up = await timed(grid.serve_model(model, name, example=example, allow_download=True))
-        down = await timed(grid.download_model(name))
-        for who, rise in rises.items():
-            peaks[who] = max(peaks[who], rise.above())
+        work: dict[str, Callable[[], Awaitable[object]]] = {
+            "up": lambda: rising(grid.serve_model(model, name, example=example, allow_download=True)),
+            "httpx up": lambda: plain.serve(data),
+            "down": lambda: rising(grid.download_model(name)),
+            "httpx down": plain.download,
+        }
+        for pair in (("up", "httpx up"), ("down", "httpx down")):
+            for side in turns.order(number, *pair):
+                turns.took(side, await seconds(work[side](), len(data)))
         await grid.delete_model(name)
-        return {"up": up, "down": down}
 
-    async def theirs() -> dict[str, float]:
-        now = {"httpx up": await timed(plain.serve(data)), "httpx down": await timed(plain.download())}
-        return now | {"low up": await timed(plain.serve_low(data)), "low down": await timed(plain.download_low())}
-
-    async def rounds() -> None:
+    async def measure() -> None:
         async with await connect(node.url, token=TOKEN) as grid:
-            for number in range(ROUNDS[layers]):
-                if number % 2:
-                    now = await theirs() | await ours(grid, number)
-                else:
-                    now = await ours(grid, number) | await theirs()
-                took.update({what: min(value, took.get(what, value)) for what, value in now.items()})
+            for number in turns.rounds(holds):
+                await a_round(grid, number)
+        turns.took("low up", await seconds(plain.serve_low(data), len(data)))
+        turns.took("low down", await seconds(plain.download_low(), len(data)))
 
-    asyncio.run(rounds())
-    speed = {what: len(data) / MB / value for what, value in took.items()}
-    print(f"\n{len(data) // MB} MB, MB/s: {', '.join(f'{what} {value:.0f}' for what, value in speed.items())}")
+    asyncio.run(measure())
+    sides = ("up", "down", "httpx up", "httpx down", "low up", "low down")
+    print(f"\n{len(data) // MB} MB, MB/s: {', '.join(f'{side} {speed(side):.0f}' for side in sides)}")
     print(f"above base: node {peaks['node'] / MB:.0f} MB, client {peaks['client'] / MB:.0f} MB")
     assert max(peaks.values()) < len(data) / 4
-    assert speed["up"] >= 0.8 * speed["httpx up"]
-    assert speed["down"] >= 0.8 * speed["httpx down"]
+    assert speed("up") >= 0.8 * speed("httpx up")
+    assert speed("down") >= 0.8 * speed("httpx down")
