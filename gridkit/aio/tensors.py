@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from gridkit.aio.base import Base
+from gridkit.client import rpc_callables
 from gridkit.client.rpc import RpcClient
 from gridkit.errors import UsageError
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from gridkit.exposed import Exposed
     from gridkit.tensors.handle import World
 
     M = TypeVar("M", bound=nn.Module)
@@ -52,12 +54,20 @@ class Tensors(Base):
         """
         import torch
 
+        from gridkit.tensors.remote import Remote
+
+        if isinstance(data, Remote):
+            raise UsageError("that is a remote tensor already", "a copy of it is tensor.detach().clone()")
         try:
             local = torch.as_tensor(data, dtype=dtype).detach()
-            if requires_grad:
-                local = local.requires_grad_()
         except (TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"that can't be a tensor: {error}", "pass numbers, lists of them, or a tensor") from None
+        if requires_grad:
+            if not (local.is_floating_point() or local.is_complex()):
+                raise UsageError(
+                    f"a tensor of {local.dtype} can't require a gradient", "use floats, or dtype=torch.float32"
+                )
+            local = local.requires_grad_()
         return self._tensors().create(local)
 
     def module(self, module: M) -> M:
@@ -85,6 +95,62 @@ class Tensors(Base):
         from gridkit.tensors import optimizers
 
         return await optimizers.create(self._optimizer_class(), self._tensors(), name, params, options)
+
+    def expose(
+        self, fn: Callable[..., Any], *, name: str | None = None, arguments: Literal["reference", "value"] = "reference"
+    ) -> Exposed:
+        """Let the node call a function of this notebook, as long as the handle is held and open.
+
+        It may compute with remote tensors, use the session, and take its time; it prints where this was called. What it
+        raises comes to the node with type, text and its own lines. Its code stays here.
+
+        Args:
+            fn: a function, or a coroutine function. Its result may be numbers, texts, lists, tuples and dicts of them,
+                tensors and arrays (they leave by value), and remote tensors (by reference).
+            name: it has in lists.
+            arguments: how tensors of the node come: "reference", as remote tensors, which live as long as the call, or
+                as they are held; or "value": fetched before, as local tensors. Private ones can't be fetched.
+
+        Returns:
+            The handle, a context manager; `calls` lists what came and what left the notebook.
+
+        Raises:
+            UsageError: `fn` isn't a function.
+        """
+        from gridkit.exposed import Exposed
+        from gridkit.tensors.callables import carried
+
+        run = carried(self._tensors(), self._to_run(fn), name, arguments)
+        return Exposed(self.rpc.expose(run), fn, lambda: self.rpc.called)
+
+    def _to_run(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """A function as this session has it run."""
+        return fn
+
+    async def evaluate(self, function: rpc_callables.Exposed, *args: Any, **kwargs: Any) -> Any:
+        """Have the node call an exposed function with these arguments; what it gives back.
+
+        The node passes on what it is given, so this is how a function that stays here meets tensors that stay there:
+        ``await grid.evaluate(accuracy, net(x), y)``.
+
+        Args:
+            function: made by `expose`.
+            args, kwargs: remote tensors (by reference), local tensors and arrays (by value), numbers, texts, and lists,
+                tuples and dicts of them.
+
+        Returns:
+            The function's result; arrays are local tensors, references remote ones.
+
+        Raises:
+            NodeError: the function raised; the message begins with the type, the notes have its lines.
+            UsageError: `function` isn't exposed.
+        """
+        from gridkit.tensors import callables
+
+        if not isinstance(function, rpc_callables.Exposed):
+            hint = "with grid.expose(fn) as exposed: grid.evaluate(exposed, …)"
+            raise UsageError(f"the node can't call a {type(function).__name__} that isn't exposed", hint)
+        return await callables.evaluate(self._tensors(), function, args, kwargs)
 
     def manual_seed(self, seed: int) -> None:
         """As `torch.manual_seed`, for what the node draws for this session's tensors."""

@@ -89,10 +89,12 @@ def _set_data(tensor: remotes.Remote, value: torch.Tensor) -> None:
 
 
 def _needs_values(short: str) -> UsageError:
-    return UsageError(
-        f"'{short}' needs the values of a tensor that is on the node",
-        "fetch them first: tensor.get() gives a local tensor",
-    )
+    if short == "cuda":
+        return UsageError("remote tensors are on the node's CPU", "leave .cuda() out")
+    hint = "fetch them first: tensor.get() gives a local tensor"
+    if short in ("numpy", "__array__", "__dlpack__"):
+        hint += ", tensor.get().numpy() an array; to compute there with an array of here: grid.tensor(array)"
+    return UsageError(f"'{short}' needs the values of a tensor that is on the node", hint)
 
 
 def _retain_grad(tensor: remotes.Remote) -> None:
@@ -109,13 +111,20 @@ def _run(name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs:
     forms = [_form(arg, world, uses) for arg in args]
     named = {key: _form(value, world, uses) for key, value in kwargs.items()}
     versions = [(tensor, tensor._version) for tensor in given if isinstance(tensor, remotes.Remote)]
+    locals_: list[torch.Tensor] = []
     try:
         with torch._C.DisableTorchFunctionSubclass():
-            result = function(*(_on_meta(arg) for arg in args), **{key: _on_meta(v) for key, v in kwargs.items()})
+            shapes = [_on_meta(arg, locals_) for arg in args]
+            result = function(*shapes, **{key: _on_meta(value, locals_) for key, value in kwargs.items()})
     except (NotImplementedError, RuntimeError) as error:
         if name not in BY_VALUE and "meta" not in str(error).lower():
-            raise
+            raise error.with_traceback(None) from None  # nobody wants to see how torch computes with shapes
         return _run_by_value(world, name, function, args, kwargs, forms, named, uses)
+    if any(tensor._version for tensor in locals_):
+        raise UsageError(
+            f"{name} would change a local tensor by what is on the node",
+            "fetch that first: tensor.get(); of a module: {name: t.get() for name, t in net.state_dict().items()}",
+        )
     changes = [tensor._core.id for tensor, version in versions if tensor._version != version]
     new = {id(t): Handle(world) for t in tensors_in(result) if not isinstance(t, remotes.Remote)}
     ids = [t._core.id if isinstance(t, remotes.Remote) else new[id(t)].id for t in tensors_in(result)]
@@ -178,7 +187,9 @@ def _form(value: Any, world: World, uses: list[Handle]) -> Any:
             if value.requires_grad and torch.is_grad_enabled():
                 raise UsageError(
                     "a local tensor that requires a gradient meets a remote one; its gradient wouldn't come back",
-                    "make it remote first: grid.tensor(tensor, requires_grad=True)",
+                    "make the module remote first: grid.module(net)"
+                    if isinstance(value, torch.nn.Parameter)
+                    else "make it remote first: grid.tensor(tensor, requires_grad=True)",
                 )
             value = world.create(value.detach())
         uses.append(value._core)
@@ -188,7 +199,7 @@ def _form(value: Any, world: World, uses: list[Handle]) -> Any:
     if isinstance(value, torch.memory_format):
         return MemoryFormat(str(value).removeprefix("torch."))
     if isinstance(value, torch.device) or (isinstance(value, str) and value in ("cpu", "cuda", "meta", "mps")):
-        if torch.device(value).type != "cpu":
+        if torch.device(value).type not in ("cpu", "meta"):  # meta: where torch's C++ believes them to be
             raise UsageError(f"remote tensors are on the node's CPU, not on {value}", "leave device= out")
         return "cpu"
     if isinstance(value, tuple):
@@ -202,8 +213,16 @@ def _form(value: Any, world: World, uses: list[Handle]) -> Any:
     return value
 
 
-def _on_meta(value: Any) -> Any:
-    return _replaced(value, lambda t: t if isinstance(t, remotes.Remote) else t.detach().to("meta"), "meta")
+def _on_meta(value: Any, made: list[torch.Tensor]) -> Any:
+    """Shapes alone. `made`: gets those of local tensors, which nothing has changed yet."""
+
+    def shape_of(tensor: torch.Tensor) -> torch.Tensor:
+        if not isinstance(tensor, remotes.Remote):
+            tensor = torch.empty_like(tensor, device="meta", requires_grad=False)
+            made.append(tensor)
+        return tensor
+
+    return _replaced(value, shape_of, "meta")
 
 
 def _ones(value: Any) -> Any:

@@ -17,6 +17,7 @@ from gridkit.tensors.handle import Handle, line
 from gridkit.tensors.names import names_here
 from gridkit.tensors.walk import Walk
 from gridkit.widgets.snapshot import TextWatch
+from gridkit.wire.rpc.values import Variable
 
 if TYPE_CHECKING:
     from gridkit.widgets.graph_watch import GraphWatch
@@ -63,8 +64,32 @@ class Remote(torch.Tensor):
         state = self._core.state(self)
         return card(f"Remote tensor {self._core.id}", {**facts, **({"state": state} if state else {})})
 
+    @property
+    def reference(self) -> Variable:
+        """How it is spoken of on the wire."""
+        return self._core.ref
+
+    async def sent_over(self, rpc: object) -> None:
+        """Until the node knows of it.
+
+        Raises:
+            UsageError: it is of another session than the client `rpc`.
+        """
+        client = self._core.world.client
+        if client.rpc is not rpc:
+            raise UsageError("a remote tensor can't be spoken of in another session", "pass tensor.get() there")
+        await client.caught_up()
+
     def __format__(self, spec: str) -> str:
-        return format(repr(self), spec)
+        try:
+            return format(repr(self), spec)
+        except ValueError:  # of numbers
+            raise UsageError(
+                f"{spec!r} formats a number, and this one is on the node", 'fetch it first: f"{tensor.get():.3f}"'
+            ) from None
+
+    def __copy__(self) -> Any:
+        raise UsageError("a remote tensor can't be copied shallowly", "use tensor.detach(), which shares its values")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         if not self.is_leaf:
@@ -76,7 +101,10 @@ class Remote(torch.Tensor):
         return copy
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        raise UsageError("a remote tensor can't be pickled: its values are on the node", "pickle tensor.get()")
+        raise UsageError(
+            "a remote tensor can't be pickled or saved: its values are on the node",
+            "fetch them first: tensor.get(); of a module: {name: t.get() for name, t in net.state_dict().items()}",
+        )
 
     def set_(self, *args: Any, **kwargs: Any) -> Any:
         """Refused; of torch's methods it is the one that never asks `__torch_function__`."""

@@ -148,8 +148,9 @@ def function_named(name: str) -> Function:
     if function is not None:
         return function
     short = name.rpartition(".")[2]
-    near = [known for known in FUNCTIONS if known.rpartition(".")[2] == short][:3]
-    near = near or difflib.get_close_matches(name, FUNCTIONS, 3)
+    known = {each.rpartition(".")[2] for each in FUNCTIONS}
+    shorts = difflib.get_close_matches(short, known, 3, cutoff=0.8)  # by itself, if there is one
+    near = [each for wanted in shorts[:1] for each in FUNCTIONS if each.rpartition(".")[2] == wanted][:3]
     raise PlanError(
         f"a session of remote tensors doesn't run {name[:100]!r}",
         f"use {' or '.join(near)}" if near else "fetch the tensor with .get() and compute it here",
