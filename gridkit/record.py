@@ -147,6 +147,7 @@ class Record(cells.ShortDir):
                 _worker_row(worker, now, told.get(slot)) for slot, worker in sorted(history.workers.items())
             )
             status, done, round, measured = self.status, self.done, history.cycle, self._measured()
+            waits = history.waits
         metrics, by_worker = results.metrics_frame(*measured)
         return RunSnapshot(
             title=f"{self.name} {self.version}",
@@ -158,6 +159,7 @@ class Record(cells.ShortDir):
             metrics=metrics,
             by_worker=by_worker,
             tests=len(measured[2]),
+            waits=waits,
             workers=workers,
             error=str(self._done.exception() or "") if done else "",
         )

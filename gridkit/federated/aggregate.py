@@ -44,7 +44,8 @@ def flat(diff: TensorSource, chunk: int = 1 << 18) -> Iterator[Array]:
     for place, spec in enumerate(diff.specs):
         for start in range(0, spec.size, chunk):
             with np.errstate(over="ignore"):  # what is too large for float32 is infinite
-                yield diff.read(place, start, min(start + chunk, spec.size)).astype(np.float32)
+                part = diff.read(place, start, min(start + chunk, spec.size)).astype(np.float32)
+            yield part  # not in the block, which belongs to a thread
 
 
 def subtract(old: TensorSource, result: Array, chunk: int = 1 << 18) -> Iterator[Array]:

@@ -18,6 +18,8 @@ tested   cycle, slot, worker, metrics (numbers, or text), samples (of its accept
          seconds
 untested cycle, slot, worker: no answer in time
 left     cycle, slot, worker, reason
+waiting  cycle, function: the notebook isn't there whose function averages. By the node's shell; so is the next
+calling  cycle, function: it is there, after it wasn't
 notified cycle, slot (None for the owner), worker, notification, round, attempt (from 1), answer (HTTP status, or None),
          seconds, message ("", or why there is none), gone (whether the worker left because of it). By the notifier
 stopping now
@@ -186,6 +188,7 @@ class History:
             notification, attempt, answer (HTTP status, or None), seconds, message: each call to a push participant.
         outcome, reason, code: None until the training is over; `code` also after, but for a failure's.
         stopping: whether a stop was asked for.
+        waits: what the training waits for, such as "round 3 waits for median of the notebook"; "" if for nothing.
         workers: by slot, where each one that is known stands in the newest round: dicts with worker, state (a
             `Standing`), since (when its work began, or None), samples, seconds, verdict, message, told (the newest
             call to it and its answer, as "UPDATE_ROUND_START 3: 202 at attempt 2, 0.1 s"; "" without).
@@ -205,12 +208,16 @@ class History:
         self.reason: str | None = None
         self.code: str | None = None
         self.stopping = False
+        self.waits = ""
 
     def apply(self, row: Mapping[str, Any]) -> bool:
         """Take in the next row. A row with a number that was seen changes nothing; then False."""
         if row["seq"] <= self.seq:
             return False
         self.seq = row["seq"]
+        if row["kind"] in ("waiting", "calling", "aggregated", "opened", "finished"):
+            waits = row["kind"] == "waiting"
+            self.waits = f"round {row['cycle']} waits for {row['function']} of the notebook" if waits else ""
         match row["kind"]:
             case "opened":
                 self.cycle = row["cycle"]

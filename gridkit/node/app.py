@@ -26,6 +26,7 @@ from gridkit.node.datasets import Datasets
 from gridkit.node.guard import Guard
 from gridkit.node.identities import Identities
 from gridkit.node.models import Models
+from gridkit.node.notebooks import methods as notebook_methods
 from gridkit.node.notifier import Notifier
 from gridkit.node.outbound import Outbound
 from gridkit.node.participants import Participants
@@ -96,7 +97,7 @@ def build(settings: NodeSettings, outbound: Outbound) -> tuple[Starlette, Servic
     uploads = Uploads(blobs, settings.limits)
     trainings = Trainings(rounds, access, Door(access, rounds, outbound), participants, notifier.follow)
     push_models = PushModels(rounds, access, participants, quota)
-    rpc = Sessions(watch, settings.limits)
+    rpc = Sessions(watch, settings.limits, notebook_methods(rounds, access))
     accounts.on_removal.append(rpc.removed)
     service = Service(
         access,

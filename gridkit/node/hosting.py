@@ -17,6 +17,7 @@ from gridkit.node import intake, messages, push_rows
 from gridkit.node.audit import about
 from gridkit.node.failpoint import failpoint
 from gridkit.node.messages_push import ROUND_SECONDS
+from gridkit.node.notebook_rule import check_size
 from gridkit.node.participants import Participants
 from gridkit.node.processes import AVERAGING_PLAN, append_rows, bare, plans_of
 from gridkit.node.push_archives import write_archive
@@ -190,6 +191,8 @@ class Hosting:
         kept: list[str] = []
         try:
             specs = await asyncio.to_thread(intake.copy_model, model, drafts[0])
+            if rules.function is not None:
+                check_size(sum(spec.size for spec in specs if spec.averaged), rules, self.rounds.runner.limits)
             if averaging_plan is not None:
                 await asyncio.to_thread(
                     intake.check_averaging_plan, averaging_plan, specs, rules, self.rounds.runner.limits

@@ -98,6 +98,7 @@ RULES: dict[str, Rule] = {
     "issue-token": Rule(_MEMBERS, "host", own=True, changes=True),
     "observe": Rule(_MEMBERS, "browse", own=True),
     "stop": Rule(_MEMBERS, "host", own=True, changes=True),
+    "offer-function": Rule(_MEMBERS, "host", own=True, changes=True),  # of a notebook, to a training
     # push participants
     "add-participant": Rule(_OWNER, "manage", open=True, changes=True),
     "list-participants": Rule(_TRUSTED, "browse", own=True, others=frozenset({Role.SCIENTIST})),

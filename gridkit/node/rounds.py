@@ -19,8 +19,9 @@ from sqlalchemy.exc import OperationalError
 from gridkit.errors import ErrorCode, NodeError, NotFoundError
 from gridkit.federated import cycle, history
 from gridkit.federated.aggregate import aggregate, subtract
-from gridkit.node import averaging
+from gridkit.node import averaging, notebook_rule
 from gridkit.node.failpoint import failpoint
+from gridkit.node.notebooks import Notebooks
 from gridkit.node.processes import (
     Process,
     Recent,
@@ -67,6 +68,7 @@ class Rounds:
         self.clock = Clock()
         self.closing = False
         self.news = asyncio.Event()
+        self.notebooks = Notebooks()
         self.observers: list[Callable[[Process], None]] = []
         """called with each new state of a process"""
         self._timer_due = asyncio.Event()
@@ -195,12 +197,15 @@ class Rounds:
 
     async def _aggregate(self, process: Process, order: cycle.Aggregate) -> None:
         """Average the reports of a closed cycle into the next checkpoint; again, if the disk or the runner is full
-        meanwhile."""
+        meanwhile, or the notebook gone whose function does it."""
         pause = 1.0
-        while True:
+        notebook = None if process.state.rules.function is None else notebook_rule.Notebook(self, process, order)
+        while await self.is_due(process, order):
             try:
-                await self._aggregate_once(process, order)
+                await self._aggregate_once(process, order, None if notebook is None else await notebook.lent())
                 break
+            except notebook_rule.Gone:
+                continue
             except (OSError, OperationalError, NodeError) as error:
                 if isinstance(error, NodeError) and error.code is not ErrorCode.BUSY:
                     raise
@@ -208,14 +213,25 @@ class Rounds:
                 await asyncio.sleep(pause)
                 pause = min(60.0, pause * 2)
 
-    async def _aggregate_once(self, process: Process, order: cycle.Aggregate) -> None:
+    async def is_due(self, process: Process, order: cycle.Aggregate) -> bool:
+        """Whether this is still to be averaged: nobody has stopped the training, or averaged it before."""
+        state = (await self.process(process.id)).state
+        return state.phase is cycle.Phase.AGGREGATING and state.sequence == order.sequence
+
+    async def tell(self, process: Process, row: history.Row) -> None:
+        """Publish what isn't an event of the engine."""
+        row = {**row, "at": self.clock()}
+        await self.db.write(lambda c: append_rows(c, process.id, [row]))
+        self.announce()
+
+    async def _aggregate_once(self, process: Process, order: cycle.Aggregate, lent: notebook_rule.Lent | None) -> None:
         started = time.perf_counter()
         failpoint("aggregate-started")
         old = await self.open_checkpoint(process, order.sequence)
         draft = self.blobs.draft()
         try:
             try:
-                await self._average(process, order, old, draft)
+                await self._average(process, order, old, draft, lent)
             except averaging.AveragingFailed as error:
                 reason = str(error)
                 await self.apply(process.id, lambda at: cycle.AggregationFailed(at, order.sequence, reason))
@@ -238,8 +254,11 @@ class Rounds:
             old.close()
             await asyncio.to_thread(draft.discard)
 
-    async def _average(self, process: Process, order: cycle.Aggregate, old: BinaryIO, draft: Draft) -> None:
-        """Write the next model into the draft: by the training's strategy, or by its averaging plan."""
+    async def _average(
+        self, process: Process, order: cycle.Aggregate, old: BinaryIO, draft: Draft, lent: notebook_rule.Lent | None
+    ) -> None:
+        """Write the next model into the draft: by the training's strategy, its averaging plan, or a notebook's
+        function."""
         own = await self.db.read(lambda c: averaging_plan_of(c, process.id))
 
         def write(chunks: Iterable[Array]) -> None:
@@ -249,11 +268,16 @@ class Rounds:
         with ExitStack() as files:
             reports = await asyncio.to_thread(self._opened, order, files)
             model = await asyncio.to_thread(StateReader, old)
+            size = sum(spec.size for spec in process.model if spec.averaged)
+            if lent is not None:
+                result = await lent.result(reports, size)
+                with lent.final():
+                    await asyncio.to_thread(write, subtract(model, result))
+                return
             if own is None:
                 await asyncio.to_thread(write, aggregate(process.state.rules.strategy, model, reports))
                 return
             plan = await asyncio.to_thread(self.blobs.read, own.digest)
-            size = sum(spec.size for spec in process.model if spec.averaged)
             with averaging.final():
                 result = await averaging.average(self.runner, plan, reports, size)
                 await asyncio.to_thread(write, subtract(model, result))

@@ -70,6 +70,7 @@ class RunSnapshot:
         error: what `Run.wait` raises (message and advice on two lines), or "".
         by_worker: for columns of `metrics` that are means of the workers' tests, each worker's name and values.
         tests: how many tests have come.
+        waits: what it waits for, or "".
     """
 
     title: str
@@ -83,6 +84,7 @@ class RunSnapshot:
     error: str = ""
     by_worker: Mapping[str, Sequence[tuple[str, np.ndarray]]] = field(default_factory=dict)
     tests: int = 0
+    waits: str = ""
 
     @property
     def progress(self) -> str:
@@ -108,7 +110,7 @@ class RunSnapshot:
     def line(self) -> str:
         """Status, progress and newest values in a line."""
         values = "".join(f", {name} {value:.4g}" for name, value in self.newest.items())
-        return f"{self.status}, {self.progress}{values}"
+        return f"{self.status}, {self.progress}{values}{'; ' if self.waits else ''}{self.waits}"
 
     @property
     def standing(self) -> str:
@@ -150,6 +152,8 @@ class RunSnapshot:
         """The facts of `line`, a row each."""
         values = {name: f"{value:.4g}" for name, value in self.newest.items()}
         facts: dict[str, object] = {"status": self.status, "rounds": self.progress, **values}
+        if self.waits:
+            facts["now"] = self.waits
         if self.error:
             facts["error"] = lines(self.error.splitlines())
         return card(f"Run {self.title}", facts)

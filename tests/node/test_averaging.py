@@ -16,6 +16,7 @@ from torch import nn
 
 import gridkit as gk
 from gridkit.errors import ErrorCode, NodeError, RunError
+from gridkit.federated.rules import CycleRules
 from gridkit.node import rounds
 from gridkit.plans.plan import Plan
 from gridkit.wire.state import pack_state, read_state
@@ -302,13 +303,18 @@ def test_a_runner_that_is_busy_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
     async def no_time(seconds: float) -> None:
         tried[-1] += int(seconds)
 
+    async def due(*_: Any) -> bool:
+        return True
+
     complaints: list[dict[str, Any]] = []
+    process = SimpleNamespace(title="'t' 1.0", state=SimpleNamespace(rules=CycleRules()))
 
     async def run() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
         monkeypatch.setattr(shell, "_aggregate_once", busy)
+        monkeypatch.setattr(shell, "is_due", due)
         monkeypatch.setattr(rounds.asyncio, "sleep", no_time)
-        await shell._aggregate(SimpleNamespace(title="'t' 1.0"), SimpleNamespace(sequence=3))  # type: ignore[arg-type]
+        await shell._aggregate(process, SimpleNamespace(sequence=3))  # type: ignore[arg-type]
 
     asyncio.run(run())
     assert tried == [0 + 1, 1 + 2, 2 + 4, 3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gridkit.errors import ErrorCode, GridkitError, NodeError
@@ -24,11 +25,11 @@ class Answer:
 
 
 class Call:
-    """One request. `link`: the number of the link that was in use."""
+    """One request. `link`: the number of the link that was in use; `at_once`: gets the answer when it comes."""
 
-    def __init__(self, method: str, link: int) -> None:
+    def __init__(self, method: str, link: int, at_once: Callable[[Answer], object] | None = None) -> None:
         loop = asyncio.get_running_loop()
-        self.method, self.link = method, link
+        self.method, self.link, self.at_once = method, link, at_once
         self.answer: asyncio.Future[Answer] = loop.create_future()
         self.heard = loop.time()
         self.timer: asyncio.TimerHandle | None = None
@@ -51,10 +52,10 @@ class Calls:
     def __len__(self) -> int:
         return len(self._of)
 
-    def begin(self, method: str, link: int) -> tuple[int, Call]:
+    def begin(self, method: str, link: int, at_once: Callable[[Answer], object] | None = None) -> tuple[int, Call]:
         """A request's id, and what will hold its answer."""
         self._last += 1
-        call = self._of[self._last] = Call(method, link)
+        call = self._of[self._last] = Call(method, link, at_once)
         self._watch(self._last, call)
         return self._last, call
 
@@ -76,8 +77,11 @@ class Calls:
     def answered(self, answer: Answer) -> None:
         """The client answers. An answer that nobody waits for is none."""
         call = None if answer.message.id is None else self._of.get(answer.message.id)
-        if call is not None and not call.answer.done():
-            call.answer.set_result(answer)
+        if call is None or call.answer.done():
+            return
+        if call.at_once is not None:
+            call.at_once(answer)
+        call.answer.set_result(answer)
 
     def beat(self, asked: Id) -> None:
         """The client is working on it."""

@@ -318,6 +318,10 @@ class Session:
         """Something was refused that isn't answered: into the audit log."""
         self._watch.refused(self.principal, self._scope, RIGHT, "", error)
 
+    def done(self, operation: str, subject: str) -> None:
+        """An operation went well: into the audit log, if it changes something."""
+        self._watch.done(self.principal, self._scope, operation, subject)
+
     def _refuse(self, error: GridkitError, asked: Id | None, method: str) -> None:
         """Note it, and answer it if it is a request's, or of a text that couldn't be read."""
         told = self._watch.refused(self.principal, self._scope, RIGHT, method, error)
@@ -372,15 +376,25 @@ class Session:
         else:
             self._put(batched(events), bodies)
 
-    async def ask(self, method: str, params: Params, bodies: Sequence[Body] = ()) -> Answer:
+    async def ask(
+        self,
+        method: str,
+        params: Params,
+        bodies: Sequence[Body] = (),
+        *,
+        at_once: Callable[[Answer], object] | None = None,
+    ) -> Answer:
         """Ask the client, and wait for what it says: as long as it gives signs of life, over any number of links.
+
+        Args:
+            at_once: gets the answer before the client's next message is taken.
 
         Raises:
             NodeError: `TIMED_OUT`: it gave none.
             GridkitError: the session ended; of a plain client also that its link did.
         """
         await self.room()
-        asked, call = self._calls.begin(method, self.links + (self.link is None))
+        asked, call = self._calls.begin(method, self.links + (self.link is None), at_once)
         try:
             self._put(Request(method, params, asked), bodies)
             return await call.answer

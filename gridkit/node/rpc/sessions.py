@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Mapping
 
 from gridkit.errors import ErrorCode, GridkitError, LimitError, NodeUnreachable
 from gridkit.node.rights import Principal
@@ -13,7 +14,7 @@ from gridkit.node.rpc.methods import METHODS
 from gridkit.node.rpc.methods_tensors import V1Telling
 from gridkit.node.rpc.plain_tensors import PlainTelling
 from gridkit.node.rpc.runners import Runners
-from gridkit.node.rpc.session import Session
+from gridkit.node.rpc.session import Method, Session
 from gridkit.node.rpc.tensors import Tensors
 from gridkit.node.settings import Limits
 from gridkit.node.watch import Watch
@@ -28,13 +29,17 @@ class Sessions:
 
     A session is its principal's: to others its key means nothing.
 
+    Args:
+        more: what clients of `gridkit.v1` may also ask, of other parts of the node.
+
     Attributes:
         node: this start of the node: another text after each.
     """
 
-    def __init__(self, watch: Watch, limits: Limits) -> None:
+    def __init__(self, watch: Watch, limits: Limits, more: Mapping[str, Method]) -> None:
         self.node = secrets.token_hex(16)
         self._watch, self._limits = watch, limits
+        self._methods = {**METHODS, Profile.V1: {**METHODS[Profile.V1], **more}}
         self._of: dict[Principal, dict[tuple[Profile, str], Session]] = {}
         self._idle: dict[Session, asyncio.TimerHandle] = {}
         self._ending: set[asyncio.Task[None]] = set()
@@ -67,7 +72,7 @@ class Sessions:
                 text = f"{held:,} bytes of messages wait in sessions of yours; {self._limits.rpc_bytes:,} may"
                 raise LimitError(text, "read what the node sends", code=ErrorCode.TOO_MANY, status=429)
 
-        session = Session(line, principal, self._watch, self._limits, METHODS[line.profile], weigh)
+        session = Session(line, principal, self._watch, self._limits, self._methods[line.profile], weigh)
         telling = PlainTelling(session) if line.profile is Profile.PLAIN else V1Telling(session)
         session.tensors = Tensors(session, self._runners, telling)
         self._of.setdefault(principal, theirs)[line.profile, key] = session

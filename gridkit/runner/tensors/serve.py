@@ -25,10 +25,11 @@ import numpy as np
 
 from gridkit.errors import ErrorCode, GridkitError, PlanError
 from gridkit.runner.compute import out_of_memory
+from gridkit.runner.tensors import reports
 from gridkit.runner.tensors.passes import GradAppended, NodeFired
 from gridkit.runner.tensors.session import TensorSession
 from gridkit.runner.tensors.telling import Event, Teller, appended_form, fired_form, state_form
-from gridkit.runner.tensors.variables import Told
+from gridkit.runner.tensors.variables import Told, dtype_name
 from gridkit.wire.frames import cut, pack_frame, read_frame
 from gridkit.wire.rpc import v1
 from gridkit.wire.rpc.members import Members, read_members
@@ -98,6 +99,9 @@ class Server:
             "clear_grad": self._clear_grad,
             "run_step": self._run_step,
             "seed": self._seed,
+            "reserve": self._reserve,
+            "fill": self._fill,
+            "take": self._take,
         }
 
     def serve(self) -> None:
@@ -203,6 +207,22 @@ class Server:
     def _seed(self, p: v1.Seed, raw: dict[str, Any], bodies: list[Body]) -> Outcome:
         self._session.seed(p.seed)
         return Told(), {}
+
+    # ---- what only the node asks
+
+    def _reserve(self, p: v1.Reserve, raw: dict[str, Any], bodies: list[Body]) -> Outcome:
+        zeros = np.zeros(tuple(p.shape), np.float32)
+        return self._session.create(p.variable_id, zeros, private=True), {}
+
+    def _fill(self, p: v1.Fill, raw: dict[str, Any], bodies: list[Body]) -> Outcome:
+        reports.fill(self._session.tensor(p.variable_id), p.start, p.data)
+        return Told(), {}
+
+    def _take(self, p: v1.Take, raw: dict[str, Any], bodies: list[Body]) -> Outcome:
+        tensor = self._session.tensor(p.variable_id)
+        data = reports.taken(tensor, p.size)
+        kind = {"dtype": dtype_name(tensor.dtype), "shape": list(tensor.shape)}
+        return Told(), {**kind, "data": None if data is None else encode(data, bodies)}
 
     # ---- functions and passes
 

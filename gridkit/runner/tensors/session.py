@@ -99,6 +99,10 @@ class TensorSession:
         self._variables.find(id)
         return self._variables.told([id])
 
+    def tensor(self, id: str) -> torch.Tensor:
+        """The tensor itself, private or not: for what the node does with its own."""
+        return self._variables.find(id)
+
     def size(self, id: str) -> int:
         """Bytes of a tensor's values."""
         return self._variables.find(id).nbytes

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, InstanceOf, TypeAdapter
 
 from gridkit.wire.rpc.members import (
+    CallableRef,
     Count,
     Members,
     Name,
@@ -226,10 +227,43 @@ class NameState(Members):
     out_id: Name
 
 
+class OfferFunction(Members):
+    """Lend a function to a training of one's own, until that is over: then it is answered."""
+
+    name: Name
+    version: Name
+    function: CallableRef
+
+
 class Seed(Members):
     """As `torch.manual_seed`."""
 
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)]
+
+
+# ---- to a session's process, from the node itself
+
+
+class Reserve(Members):
+    """A private tensor of float32 zeros, which is filled afterwards."""
+
+    variable_id: Name
+    shape: Shape
+
+
+class Fill(Members):
+    """Put these values into it, flat, from `start` on."""
+
+    variable_id: Name
+    start: Number
+    data: Array
+
+
+class Take(Members):
+    """The values of a tensor, private or not, if it is float32 [size]."""
+
+    variable_id: Name
+    size: Number
 
 
 # ---- to the notebook
@@ -382,8 +416,15 @@ TO_NODE: dict[str, type[Members]] = {
     "clear_grad": ClearGrad,
     "run_step": RunStep,
     "seed": Seed,
+    "offer_function": OfferFunction,
 }
-TO_RUNNER: dict[str, type[Members]] = {**TO_NODE, "create_private": CreateVariable}
+TO_RUNNER: dict[str, type[Members]] = {
+    **TO_NODE,
+    "create_private": CreateVariable,
+    "reserve": Reserve,
+    "fill": Fill,
+    "take": Take,
+}
 """What the node asks a session's process: what the notebook asks, and what the node itself puts there."""
 TO_CLIENT: dict[str, type[Members]] = {
     "heartbeat": Heartbeat,
