@@ -10,6 +10,7 @@ from torch import nn
 
 from gridkit.errors import UsageError
 from gridkit.tensors.handle import World
+from gridkit.tensors.remote import Remote
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -23,6 +24,8 @@ def remote_module(world: World, module: M) -> M:
     if not isinstance(module, nn.Module):
         raise UsageError(f"a {type(module).__name__} isn't an nn.Module", "for a tensor there is grid.tensor")
     state = (*module.parameters(), *module.buffers())
+    if any(isinstance(tensor, Remote) for tensor in state):
+        raise UsageError("this module is remote already", "a copy of it is copy.deepcopy(net)")
     made: dict[int, torch.Tensor] = {}
     memo: dict[int, object] = {}
     for tensor in state:  # copied by deepcopy as they are: they are replaced in a moment, and may be large

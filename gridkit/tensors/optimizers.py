@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -54,6 +54,14 @@ class _Optimizer:
         """Clear the gradients of all parameters."""
         params = {"optimizer_id": self._id, "set_to_none": set_to_none}
         self._world.client.post("clear_grad", params, uses=[self._id], where=line())
+
+    @property
+    def param_groups(self) -> NoReturn:
+        """There is none here: what was changed in it wouldn't reach the node."""
+        raise UsageError(
+            "the groups of a remote optimizer are on the node",
+            "read optimizer.options; change them with optimizer.set_options(lr=…)",
+        )
 
     async def _create(self, defaults: Mapping[str, Any]) -> None:
         sent = [{"params": [p._core.ref for p in g["params"]], "options": _options(g)} for g in self._groups]

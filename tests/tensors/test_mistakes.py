@@ -123,6 +123,17 @@ def test_a_local_module_takes_no_remote_state_by_mistake(grid: Session, net: nn.
     assert torch.equal(net.weight.get(), before["weight"])  # type: ignore[operator]
 
 
+def test_modules_and_optimizers(grid: Session, net: nn.Linear) -> None:
+    with pytest.raises(UsageError, match="remote already"):
+        grid.module(net)
+    optimizer = grid.optimizer("SGD", net.parameters(), lr=0.1)
+    with pytest.raises(UsageError, match="on the node") as caught:
+        optimizer.param_groups[0]["lr"] = 0.01
+    assert "set_options" in str(caught.value.hint)
+    optimizer.set_options(lr=0.01)
+    assert optimizer.options[0]["lr"] == 0.01
+
+
 def test_habits_that_work(grid: Session, x: Any, net: Any) -> None:
     assert re.fullmatch(r"<remote tensor v\d+: float32\[\], from SumBackward0.*>", f"{x.sum()}")
     assert sum(x).get() == 3 and len(x) == 2 and [e.get().item() for e in x] == [1, 2]
