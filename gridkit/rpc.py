@@ -15,7 +15,8 @@ from gridkit import cells, threads
 from gridkit.bridge import BRIDGE, sync
 from gridkit.client import rpc as aio_rpc
 from gridkit.client.link import Link
-from gridkit.client.rpc_callables import CalledBack, Exposed
+from gridkit.client.rpc_audit import CalledBack
+from gridkit.client.rpc_callables import Exposed
 from gridkit.client.rpc_calls import Progress
 from gridkit.client.rpc_handlers import Handlers
 from gridkit.client.rpc_mirror import Mirror
@@ -130,7 +131,7 @@ class RpcClient(cells.ShortDir):
 
     def expose(self, fn: Callable[..., Any]) -> Exposed:
         """See `gridkit.client.rpc.RpcClient.expose`. A coroutine function is run to its end on a thread too."""
-        return self._core.expose(_run_to_its_end(fn) if inspect.iscoroutinefunction(fn) else fn)
+        return self._core.expose(run_to_its_end(fn) if inspect.iscoroutinefunction(fn) else fn)
 
     connect = sync(aio_rpc.RpcClient.connect)
     close = sync(aio_rpc.RpcClient.close)
@@ -176,7 +177,9 @@ class _Teller:
         self._told = BRIDGE.post(self._fn, progress, context=self._context)
 
 
-def _run_to_its_end(fn: Callable[..., Any]) -> Callable[..., Any]:
+def run_to_its_end(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A coroutine function as a plain one, which has a loop of its own."""
+
     @functools.wraps(fn)
     def run(*args: Any, **kwargs: Any) -> Any:
         return asyncio.run(fn(*args, **kwargs))

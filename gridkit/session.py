@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import getpass
+import inspect
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from gridkit import aio, cells, rpc
 from gridkit.bridge import BRIDGE, sync
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from gridkit.exposed import Exposed
     from gridkit.tensors.handle import World
     from gridkit.tensors.optimizers import RemoteOptimizer
     from gridkit.tensors.remote import RemoteTensor
@@ -57,6 +59,9 @@ class _Core(aio.SessionCore[Run]):
         from gridkit.tensors.remote import RemotePass, RemoteTensor
 
         return World(TensorClient(self.rpc, BRIDGE.submit, shown), RemoteTensor, RemotePass, BRIDGE.sync)
+
+    def _to_run(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        return rpc.run_to_its_end(fn) if inspect.iscoroutinefunction(fn) else fn
 
     def _optimizer_class(self) -> type[Any]:
         from gridkit.tensors.optimizers import RemoteOptimizer
@@ -200,6 +205,24 @@ class Session(cells.ShortDir):
         """An optimizer of torch.optim on the node, for remote parameters. See `gridkit.aio.tensors`."""
         made: RemoteOptimizer = BRIDGE.sync(self._core.optimizer(name, params, **options))
         return made
+
+    def expose(
+        self, fn: Callable[..., Any], *, name: str | None = None, arguments: Literal["reference", "value"] = "reference"
+    ) -> Exposed:
+        """Let the node call a function of this notebook, as long as the handle is held and open.
+
+        See `gridkit.aio.tensors.Tensors.expose`. A coroutine function is run to its end on a thread.
+
+        Example:
+            >>> with grid.expose(accuracy, arguments="value") as metric:            # doctest: +SKIP
+            ...     grid.evaluate(metric, net(x), labels)
+            >>> metric.calls                                                        # doctest: +SKIP
+            1 call of accuracy by the node; 6 bytes left the notebook
+              accuracy(float32[50, 3], int64[50]) -> 0.9375
+        """
+        return self._core.expose(fn, name=name, arguments=arguments)
+
+    evaluate = sync(aio.Session.evaluate)
 
     def manual_seed(self, seed: int) -> None:
         """As `torch.manual_seed`, for what the node draws for this session's tensors."""

@@ -39,9 +39,11 @@ ARROWS: dict[str, set[str]] = {
     "widgets": {"cells", "options", "threads"},
     "results": {"federated", "wire"},
     "listings": {"cells", "widgets"},
+    "exposed": {"cells", "client", "widgets"},
     "aio": {
         "cells",
         "client",
+        "exposed",
         "hosted",
         "invitation",
         "listings",

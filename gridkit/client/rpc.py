@@ -18,11 +18,13 @@ from typing import Any, Self
 from gridkit.client.credentials import stored_token
 from gridkit.client.link import Link
 from gridkit.client.rpc_applier import Applier, post
-from gridkit.client.rpc_callables import RUNNING, Callables, CalledBack, Exposed, StartThread, cancelled, start_daemon
+from gridkit.client.rpc_audit import CalledBack
+from gridkit.client.rpc_callables import RUNNING, Callables, Exposed, StartThread, cancelled, start_daemon
 from gridkit.client.rpc_calls import Call, Progress
 from gridkit.client.rpc_handlers import Handlers
 from gridkit.client.rpc_mirror import Mirror
 from gridkit.client.rpc_session import RpcSession, fresh
+from gridkit.client.rpc_torch import of_torch, remote_in
 from gridkit.client.websocket_grid import parse_address
 from gridkit.errors import ErrorCode, GridkitError, NodeUnreachable, NotFoundError, UsageError
 from gridkit.wire.rpc.channel import Window
@@ -88,7 +90,7 @@ class RpcClient(Handlers):
         self.mirror = Mirror()
         self._patience, self._window = patience, window or Window()
         self._print = say
-        self._callables = Callables(start, self._stop_calls)
+        self._callables = Callables(start, self._stop_calls, self._facts)
         self._ids = itertools.count(1)
         self._closed = False
         self._reset()
@@ -244,8 +246,9 @@ class RpcClient(Handlers):
 
         Args:
             method: its name.
-            params: by name: numbers, texts, NumPy arrays, and lists, tuples and dicts of them. A function in there is
-                exposed for the time of the call; see `expose`.
+            params: by name: numbers, texts, arrays of NumPy, tensors of torch, remote tensors of this session (by
+                reference), and lists, tuples and dicts of them. A function in there is exposed for the time of the
+                call; see `expose`.
             timeout: seconds without any sign of life after which it ends: as long as heartbeats come, it goes on.
             on_progress: called with each heartbeat.
 
@@ -256,6 +259,7 @@ class RpcClient(Handlers):
             NodeUnreachable: there is no session, and none could be begun.
         """
         session = await self._linked()
+        await self._tensors_sent(params)
         return await self._ask(session, method, params, timeout, on_progress)
 
     async def submit(
@@ -269,9 +273,15 @@ class RpcClient(Handlers):
         """As `call`, but go on once there was room to send it; the `Call` is awaited later, or not at all. What is
         submitted comes to the node in order."""
         session = await self._linked()
+        await self._tensors_sent(params)
         call = self._ask(session, method, params, timeout, on_progress)
         await call.sent()
         return call
+
+    async def _tensors_sent(self, params: object) -> None:
+        """Whatever makes the remote tensors in there is on its way to the node: it may be spoken of."""
+        for tensor in remote_in(params):
+            await tensor.sent_over(self)
 
     def _ask(
         self,
@@ -290,7 +300,7 @@ class RpcClient(Handlers):
         id = next(self._ids)
         bodies: list[Body] = []
         functions: list[Exposed] = []  # that are passed, and exposed as long as the call lasts: the node may keep them
-        given = self._callables.replaced(params or {}, functions)
+        given = self._callables.replaced(of_torch(params or {}), functions)
         ticket = session.say(pack(Request(method, encode(given, bodies), id)), bodies)
         timeout = self.default_timeout if timeout is None else timeout
         call = self._calls[id] = Call(id, method, timeout, ticket, run, on_progress)
@@ -359,6 +369,11 @@ class RpcClient(Handlers):
     def _handlers(self) -> Any:
         """What has the ``rpc_*`` methods."""
         return self
+
+    def _facts(self, variable_id: str) -> str | None:
+        """See `rpc_audit.Facts`."""
+        known = self.mirror.variables.get(variable_id)
+        return None if known is None else f"{known.data.dtype}{list(known.data.shape)}"
 
     def _say(self, line: str) -> None:
         self._print(line)

@@ -15,13 +15,15 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
+from gridkit.client.rpc_audit import MAX_ERROR, MAX_SHOWN, CalledBack, Facts, in_short, size_of
 from gridkit.errors import ErrorCode, GridkitError, LimitError, NotFoundError, RunError, UsageError
 from gridkit.wire.rpc import values
 from gridkit.wire.rpc.messages import Id
+
+if TYPE_CHECKING:
+    from gridkit.client.rpc_calls import Call
 
 MAX_DEPTH = 16
 """functions that run because of calls that functions made"""
@@ -29,35 +31,9 @@ MAX_RUNS = 64
 """functions at the same time. Further ones are refused, not kept waiting: what they wait for may wait for them"""
 KEPT = 1000
 """calls in the list of what left the notebook"""
-MAX_SHOWN = 60
-"""characters of a value in it"""
-
-MAX_ERROR = 1000
-"""of an error's text"""
 
 RUNNING: ContextVar[Run | None] = ContextVar("gridkit-rpc-run", default=None)
 """the call of the node's because of which this code runs"""
-
-
-@dataclass(frozen=True, slots=True)
-class CalledBack:
-    """One call of a function by the node.
-
-    Attributes:
-        function: its name.
-        args: what came, in short: texts and numbers, and of arrays dtype and shape.
-        result: what left the notebook, so too; None if it was an error.
-        error: the text of the error that left it.
-        seconds: that the function took.
-        at: seconds since 1970.
-    """
-
-    function: str
-    args: str
-    result: str | None
-    error: str | None
-    seconds: float
-    at: float
 
 
 @dataclass(eq=False, slots=True)
@@ -70,6 +46,9 @@ class Run:
         began: by the loop's clock.
         cancelled: the node doesn't want it any more.
         task: of a coroutine function.
+        asked: the notebook's own call because of which the node calls, if there is one.
+        given: the arguments as the function gets them, if these aren't those that came: for the list of calls.
+        since: when the function itself began, by `time.monotonic`.
     """
 
     id: Id
@@ -77,6 +56,9 @@ class Run:
     began: float
     cancelled: bool = False
     task: asyncio.Task[Any] | None = field(default=None, repr=False)
+    asked: Call | None = field(default=None, repr=False)
+    given: Any = field(default=None, repr=False)
+    since: float = field(default_factory=time.monotonic, repr=False)
 
     def cancel(self) -> None:
         """End it, if it is a coroutine function. A thread can't be ended from outside; but calls that it makes are."""
@@ -102,7 +84,17 @@ class Exposed:
         self._finalizer.atexit = False
 
     def __repr__(self) -> str:
-        return f"<Exposed {name_of(self.fn)}{'' if self._finalizer.alive else ', closed'}>"
+        return f"<Exposed {self.name}{', closed' if self.closed else ''}>"
+
+    @property
+    def name(self) -> str:
+        """The function's."""
+        return name_of(self.fn)
+
+    @property
+    def closed(self) -> bool:
+        """The node can't call it any more."""
+        return not self._finalizer.alive
 
     def __enter__(self) -> Exposed:
         return self
@@ -189,13 +181,15 @@ class Callables:
     Args:
         start: starts a thread.
         end: see `Workers`.
+        facts: of tensors on the node.
 
     Attributes:
         runs: the calls under way, by the id of the node's request.
         called: the last calls that were answered, oldest first.
     """
 
-    def __init__(self, start: StartThread, end: Callable[[], None]) -> None:
+    def __init__(self, start: StartThread, end: Callable[[], None], facts: Facts = lambda variable_id: None) -> None:
+        self._facts = facts
         self._exposed: dict[str, tuple[Callable[..., Any], contextvars.Context]] = {}
         self._start, self._end = start, end
         self._workers = Workers(start, end)
@@ -228,12 +222,14 @@ class Callables:
             return made[-1].reference
         return value
 
-    async def run(self, id: Id, depth: int, callable_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    async def run(
+        self, id: Id, asked: Call | None, callable_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Any:
         """Run a function; what it returns.
 
         Args:
             id: of the node's request.
-            depth: see `Run`.
+            asked: see `Run`.
 
         Raises:
             NotFoundError: there is no such function.
@@ -250,6 +246,7 @@ class Callables:
             )
         if id in self.runs:
             raise UsageError(f"the request {id!r} is under way already", "another request needs another id")
+        depth = 1 if asked is None else asked.depth + 1
         if depth > MAX_DEPTH:
             raise LimitError(
                 f"functions of the notebook call the node, and it them, more than {MAX_DEPTH} deep",
@@ -260,22 +257,27 @@ class Callables:
         if len(self.runs) >= MAX_RUNS:
             raise LimitError(f"{MAX_RUNS} functions of the notebook run already", code=ErrorCode.BUSY, status=429)
         fn, context = self._exposed[callable_id]
-        run = self.runs[id] = Run(id, depth, asyncio.get_running_loop().time())
-        given = _in_short((*args, dict(kwargs)) if kwargs else tuple(args))
-        at, began = time.time(), time.monotonic()
+        run = self.runs[id] = Run(id, depth, asyncio.get_running_loop().time(), asked=asked)
+        at = time.time()
         result: str | None = None
         text: str | None = None
+        left = 0
         try:
             value = await self._called(run, fn, context.copy(), args, kwargs)
-            result = _in_short(value)
+            result, left = in_short(value, self._facts), size_of(value)
             return value
         except Exception as error:
             text = f"{type(error).__name__}: {str(error)[:MAX_ERROR]}"
+            left = size_of(text)
+            if asked is not None:
+                asked.raised = error
             raise
         finally:
             if self.runs.get(id) is run:
                 del self.runs[id]
-            self.called.append(CalledBack(name_of(fn), given, result, text, time.monotonic() - began, at))
+            given = run.given or ((*args, dict(kwargs)) if kwargs else tuple(args))
+            shown, came, seconds = in_short(given, self._facts), size_of(given), time.monotonic() - run.since
+            self.called.append(CalledBack(name_of(fn), shown, result, text, seconds, at, came, left, callable_id))
 
     async def _called(
         self, run: Run, fn: Callable[..., Any], context: contextvars.Context, args: Sequence[Any], kwargs: Any
@@ -361,24 +363,3 @@ def cancelled() -> GridkitError:
 
 def name_of(fn: Callable[..., Any]) -> str:
     return str(getattr(fn, "__name__", None) or type(fn).__name__)[:MAX_SHOWN]
-
-
-def _in_short(value: Any, depth: int = 3) -> str:
-    """What a value is, without the numbers in its arrays."""
-    match value:
-        case np.ndarray():
-            return f"{value.dtype.name}{list(value.shape)}"
-        case str() if len(value) > MAX_SHOWN:
-            return f"text of {len(value)}"
-        case values.Variable(id_):
-            return f"variable {id_}"
-        case dict() if depth and len(value) <= 8:
-            inner = ", ".join(f"{name}={_in_short(each, depth - 1)}" for name, each in value.items())
-            return f"{{{inner}}}"[: 4 * MAX_SHOWN]
-        case tuple() | list() if depth and len(value) <= 8:
-            inner = ", ".join(_in_short(each, depth - 1) for each in value)
-            return (f"({inner})" if isinstance(value, tuple) else f"[{inner}]")[: 4 * MAX_SHOWN]
-        case tuple() | list() | dict():
-            return f"{type(value).__name__} of {len(value)}"
-    shown = repr(value)
-    return shown if len(shown) <= MAX_SHOWN else f"{shown[: MAX_SHOWN - 1]}…"

@@ -49,6 +49,8 @@ class Call:
         id: of the request.
         depth: of functions that run because of calls that functions made.
         progress: of the last heartbeat.
+        kept: what the node may speak of in its answer, and must be here until that was read.
+        raised: what a function of this notebook raised that the node called because of it.
         answered: nothing more will come; else, when the call is over, the node is told to stop.
     """
 
@@ -65,6 +67,8 @@ class Call:
         self.depth = 0 if run is None else run.depth
         self.progress: Progress | None = None
         self.answered = False
+        self.kept: list[object] = []
+        self.raised: Exception | None = None
         self._on_progress = on_progress
         self._loop = asyncio.get_running_loop()
         self._answer: asyncio.Future[Any] = self._loop.create_future()

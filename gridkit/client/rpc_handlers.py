@@ -91,9 +91,8 @@ class Handlers:
             LimitError: too many run, or they nest too deep.
             Whatever the function raises.
         """
-        parent = self._calls.get(params["parent"])
-        depth = 1 if parent is None else parent.depth + 1
-        run = self._callables.run(params["id"], depth, params["callable_id"], params["args"], params["kwargs"])
+        asked = self._calls.get(params["parent"])
+        run = self._callables.run(params["id"], asked, params["callable_id"], params["args"], params["kwargs"])
         return {**OK, "data": await run}
 
     async def rpc_clear_backward(self, params: dict[str, Any]) -> dict[str, str]:

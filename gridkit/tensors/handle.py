@@ -40,6 +40,7 @@ class World:
 
     Attributes:
         views: live pictures of graphs.
+        handles: by id.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class World:
         self._may_wait = may_wait
         self._retaining: weakref.WeakSet[Handle] = weakref.WeakSet()
         self.views: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.handles: weakref.WeakValueDictionary[str, Handle] = weakref.WeakValueDictionary()
 
     def __repr__(self) -> str:
         return repr(self.client)
@@ -75,6 +77,7 @@ class World:
         meta.__class__ = self.kind
         remote: Remote = meta  # type: ignore[assignment]
         remote._core = handle
+        handle.remote = weakref.ref(remote)
         return remote
 
     def create(self, tensor: torch.Tensor, *, parameter: bool = False) -> Remote:
@@ -165,11 +168,24 @@ class World:
 
 
 class Handle:
-    """A variable of the session. When nobody holds it any more, the node is told."""
+    """A variable of the session. When nobody holds it any more, the node is told.
 
-    def __init__(self, world: World) -> None:
+    Args:
+        id: of one that the node made; by default a new one.
+
+    Attributes:
+        remote: the tensor, if there is one.
+    """
+
+    def __init__(self, world: World, id: str | None = None) -> None:
         self.world = world
-        self.id = world.client.new_id(self)
+        self.remote: Callable[[], Remote | None] = _no_remote
+        if id is None:
+            self.id = world.client.new_id(self)
+        else:
+            self.id = id
+            world.client.keep(self, id)
+        world.handles[self.id] = self
 
     @property
     def ref(self) -> Variable:
@@ -192,7 +208,9 @@ class Handle:
             return f"pending ({name} {found.id}{'' if found.state == 'pending' else f', {found.state}'})"
         if client.rpc.mirror.lost is not None:
             return "lost"
-        return "pending" if self.variable is None else None
+        if self.variable is None:
+            return "pending"
+        return "private" if self.variable.private else None
 
     async def get(self) -> torch.Tensor:
         """Its values, as a local tensor without a graph. This is the way in which values leave the node.
@@ -259,6 +277,10 @@ class Handle:
                 "make a tensor that does: grid.tensor(…, requires_grad=True)",
             )
         return nodes_behind(variable)
+
+
+def _no_remote() -> None:
+    return None
 
 
 def line() -> Place | None:

@@ -187,6 +187,7 @@ async def test_what_a_function_raises_comes_with_type_text_and_traceback() -> No
         assert back["message"] == "ValueError: the data are private: no" and back["code"] == -32603
         assert back["data"]["type"] == "ValueError" and "_raises" in back["data"]["traceback"]
         assert "client/rpc_callables" not in back["data"]["traceback"]
+        assert "concurrent" not in back["data"]["traceback"] and "threading" not in back["data"]["traceback"]
         back = await client.call("call_back", {"fn": caused})
         assert "LookupError: above" in back["data"]["traceback"] and "ValueError" in back["data"]["traceback"]
 
@@ -362,7 +363,7 @@ async def test_references_come_as_references() -> None:
     async with calling(Peer()).running() as peer, RpcClient(peer.url) as client:
         seen: list[Any] = []
         await client.call("call_back", {"fn": lambda x: seen.append(x), "args": [[Variable("x")]]})
-        assert seen == [[Variable("x")]] and client.called[-1].args == "([variable x])"
+        assert seen == [[Variable("x")]] and client.called[-1].args == "([remote x])"
         await client.call("call_back", {"fn": lambda *x, **y: "t" * 100, "args": ["a" * 1000, list(range(9)), None]})
         assert client.called[-1].args == "(text of 1000, list of 9, None)" and client.called[-1].result == "text of 100"
 

@@ -7,12 +7,14 @@ from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any, Final
 
-from gridkit.errors import ErrorCode, GridkitError
-from gridkit.node.rpc.functions import FUNCTIONS
+from gridkit.errors import ErrorCode, GridkitError, UsageError
+from gridkit.node.rpc.functions import FUNCTIONS, Function
 from gridkit.node.rpc.session import Asked, Method, Result, Session
 from gridkit.node.rpc.tensors import Closing, Events
-from gridkit.wire.rpc.messages import MAX_EVENTS, Notification
-from gridkit.wire.rpc.values import Body
+from gridkit.wire.rpc.messages import MAX_EVENTS, Notification, Profile, Reply
+from gridkit.wire.rpc.results import read_result
+from gridkit.wire.rpc.schemas import Direction
+from gridkit.wire.rpc.values import Body, Callable
 
 PREVIEW: Final = 16
 """elements of a tensor that is told with its values; others are fetched"""
@@ -70,9 +72,33 @@ def hand_on(method: str, asked: Asked) -> Coroutine[Any, Any, Result]:
     return outcome()
 
 
+def evaluate(asked: Asked) -> Coroutine[Any, Any, Result]:
+    """``Evaluate(…, function)``: the notebook's function on the others, which it gets as they are: tensors of the
+    session by reference, others in their bodies. So is its result given back."""
+    *args, function = asked.raw["args"] or [None]
+    if not (asked.params.args and isinstance(asked.params.args[-1], Callable)) or asked.params.out_ids:
+        raise UsageError(
+            "the last argument of Evaluate is a function of the notebook's, and its results have ids already",
+            code=ErrorCode.BAD_REQUEST,
+        )
+
+    async def outcome() -> Result:
+        asked.work.progress.update(phase="the notebook's function runs")
+        question = {"callable_id": function["callable_id"], "args": args, "kwargs": asked.raw["kwargs"]}
+        said = await asked.session.call("run_callable", {**question, "parent": asked.work.id}, asked.bodies)
+        assert isinstance(said.message, Reply)
+        read_result("run_callable", said.message.result, Direction.TO_CLIENT, Profile.V1, said.bodies)
+        return Result({"data": said.message.result["data"]}, said.bodies)
+
+    return outcome()
+
+
+OWN: Final[dict[str, Function]] = {**FUNCTIONS, "Evaluate": evaluate}
+
+
 def run_function(asked: Asked) -> Coroutine[Any, Any, Any]:
     """A function of the node's own, or of torch."""
-    function = FUNCTIONS.get(asked.params.function_name)
+    function = OWN.get(asked.params.function_name)
     return hand_on("run_function", asked) if function is None else function(asked)
 
 

@@ -59,9 +59,10 @@ class Replies(Members):
 
 
 class Returned(Members):
-    """What a function gave."""
+    """What a function gave. `message`: "Ok", as the other profile says it."""
 
     data: Value
+    message: Text | None = None
 
 
 class PlainDone(PlainMembers):
