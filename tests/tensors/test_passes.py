@@ -17,17 +17,20 @@ from tests.tensors.tensor_peer import TensorPeer
 
 
 class Slow:
-    """Holds a method of the peer until it is let go, and tells how far it is."""
+    """Holds a method of the peer until it is let go, and tells how far it is, every so many seconds."""
 
-    def __init__(self, peer: TensorPeer, method: str) -> None:
-        self.begun, self.free = threading.Event(), threading.Event()
+    def __init__(self, peer: TensorPeer, method: str, beat: float = 60.0) -> None:
+        self.begun, self.free, self.beat = threading.Event(), threading.Event(), beat
         self._do = peer.methods[method]
         peer.methods[method] = self
 
     async def __call__(self, asked: Asked) -> Any:
-        asked.session.beat(asked.id, done=2, total=5)
-        self.begun.set()
+        beaten = -self.beat
         while not self.free.is_set():
+            if asyncio.get_running_loop().time() - beaten >= self.beat:
+                beaten = asyncio.get_running_loop().time()
+                asked.session.beat(asked.id, done=2, total=5)
+            self.begun.set()
             await asyncio.sleep(0.005)
         return self._do(asked)
 
@@ -70,6 +73,44 @@ def test_a_read_waits_for_its_pass_and_others_dont(grid: Session, peer: TensorPe
     slow.free.set()
     reader.join(10)
     assert found[0].item() == 3 and begun.over
+
+
+def test_weak_spot_6_a_read_waits_as_long_as_its_pass_lives(grid: Session, peer: TensorPeer) -> None:
+    """Three seconds were the limit, whatever the node said. Without a sign of life it ends, with the reason."""
+    x = grid.tensor([1.0], requires_grad=True)
+    (x * 3).sum().backward().wait()
+    client = x._core.world.client.rpc
+    client.default_timeout = 0.5
+    try:
+        slow = Slow(peer, "run_backward", beat=0.02)
+        y = (x * 3).sum()  # held: this peer does what comes meanwhile at once
+        y.backward()
+        assert slow.begun.wait(10)
+        threading.Timer(1.5, slow.free.set).start()
+        assert x.grad.get().item() == 6
+        Slow(peer, "run_backward")
+        z = (x * 3).sum()
+        z.backward()
+        with pytest.raises(GridkitError, match="nor any sign that it is worked on"):
+            _ = x.grad
+    finally:
+        client.default_timeout = 30.0
+
+
+def test_weak_spot_16_edges_of_the_graph_are_refused_before_anything_is_sent(grid: Session, peer: TensorPeer) -> None:
+    """They were documented, and broke where they were written down. `Edge` is how a client of its own names one."""
+    x = grid.tensor([1.0, 2.0], requires_grad=True)
+    y = x * 3
+    z = y.prod()
+    z.get()
+    before = len(peer.took)
+    with pytest.raises(UsageError, match="gradients of remote tensors need remote tensors"):
+        z.backward(inputs=[torch.autograd.graph.get_gradient_edge(y)])
+    with pytest.raises(UsageError, match="gradients of remote tensors need remote tensors"):
+        torch.autograd.grad(z, [torch.autograd.graph.get_gradient_edge(y)])
+    assert len(peer.took) == before
+    (gradient,) = torch.autograd.grad(z, [y])  # the same, by the tensor
+    assert gradient.get().tolist() == [6.0, 3.0]
 
 
 def test_a_failed_pass_ends_the_reads_that_wait_for_it(grid: Session) -> None:
