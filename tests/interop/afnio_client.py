@@ -353,7 +353,7 @@ def refused(what: str) -> Any:
 def slow(seconds: float) -> Any:
     """A function of the node's that takes longer than the client's patience; a short call doesn't wait for it."""
     link = get_default_clients()[1]
-    patience, beats, heard = 1.5, [], link.rpc_heartbeat
+    patience, beats, heard = 2.0, [], link.rpc_heartbeat
 
     async def counting(params: Any) -> None:
         beats.append(params["id"])

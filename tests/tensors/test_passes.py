@@ -80,13 +80,13 @@ def test_weak_spot_6_a_read_waits_as_long_as_its_pass_lives(grid: Session, peer:
     x = grid.tensor([1.0], requires_grad=True)
     (x * 3).sum().backward().wait()
     client = x._core.world.client.rpc
-    client.default_timeout = 0.5
+    client.default_timeout = 1.0
     try:
         slow = Slow(peer, "run_backward", beat=0.02)
         y = (x * 3).sum()  # held: this peer does what comes meanwhile at once
         y.backward()
         assert slow.begun.wait(10)
-        threading.Timer(1.5, slow.free.set).start()
+        threading.Timer(2.0, slow.free.set).start()
         assert x.grad.get().item() == 6
         Slow(peer, "run_backward")
         z = (x * 3).sum()
