@@ -62,7 +62,7 @@ class Projects:
         """
         self._access.allow(principal, "make-project")
         slug, now = slug_of(wish.display_name), self._clock()
-        about(slug)
+        about(f"{namespace}/{slug}")
 
         def insert(c: sa.Connection) -> Any:
             try:
@@ -226,7 +226,6 @@ class Projects:
 
 
 def _project(c: sa.Connection, principal: Principal, namespace: str, slug: str) -> Any:
-    about(f"{namespace}/{slug}")
     table = db.project
     mine = sa.select(table).where(table.c.owner == principal.name, table.c.namespace == namespace, table.c.slug == slug)
     row = c.execute(mine).first()

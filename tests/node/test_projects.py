@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gridkit.node.projects import MAX_PROJECTS
 from tests.node.grid import refused
 from tests.support import TOKEN, NodeUnderTest
 
@@ -173,6 +175,23 @@ def test_an_account_has_as_much_as_it_may(tmp_path: Path) -> None:
             assert http.delete(place).status_code == 204
             refused(http.get(place), 404, "NOT_FOUND")
             assert begun(http, made(http, "Full"))["name"] == "run_1"  # nothing of the old one is left
+    finally:
+        node.terminate()
+
+
+def test_an_account_has_so_many_projects(tmp_path: Path) -> None:
+    node = NodeUnderTest(tmp_path / "data")
+    try:
+        with keyed(node, TOKEN) as http:
+            made(http, "First")
+            with sqlite3.connect(tmp_path / "data" / "grid.db", timeout=20) as c:
+                columns = "id, owner, namespace, slug, title, created_at, rows, size"
+                rows = [(f"{n}", "owner", "teacher", f"p{n}", f"P{n}", 0.0, 1, 2) for n in range(MAX_PROJECTS - 1)]
+                c.executemany(f"INSERT INTO project ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            refused(http.post(PLACE, json={"display_name": "one more"}), 429, "TOO_MANY")
+            assert made(http, "First") and begun(http, f"{PLACE}p0/")["project"]["display_name"] == "P0"
+            assert http.delete(f"{PLACE}p0/").status_code == 204
+            made(http, "one more")
     finally:
         node.terminate()
 
