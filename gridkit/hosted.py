@@ -19,6 +19,7 @@ from gridkit.wire.notifications import NotificationType
 RunT = TypeVar("RunT", bound=RunBase)
 T = TypeVar("T")
 Spawn = Callable[[Coroutine[Any, Any, Any]], None]
+Lend = Callable[[Callable[..., Any]], Coroutine[Any, Any, None]]
 
 FAREWELL_SECONDS = 1.0
 """for which the end of a run waits until its push participants have been told of it"""
@@ -82,14 +83,29 @@ def _hear(called: set[int], row: dict[str, Any]) -> None:
 
 
 class NodeSource(RunSource):
-    """Feeds a Run from a node's event stream, on the event loop in which it is started."""
+    """Feeds a Run from a node's event stream, on the event loop in which it is started.
 
-    def __init__(self, node: NodeClient, process: str, name: str, version: str, spawn: Spawn) -> None:
+    Args:
+        lend: lends the training a function.
+        raised: what a function that was lent raised last.
+    """
+
+    def __init__(
+        self,
+        node: NodeClient,
+        process: str,
+        name: str,
+        version: str,
+        spawn: Spawn,
+        lend: Lend,
+        raised: Callable[[], BaseException | None],
+    ) -> None:
         self._node = node
         self._process = process
         self._name = name
         self._version = version
         self._spawn = spawn
+        self._lend, self._raised = lend, raised
 
     def start(self, take: Callable[[dict[str, Any]], None], fail: Callable[[BaseException], None]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -130,6 +146,12 @@ class NodeSource(RunSource):
 
     async def stop(self, now: bool) -> None:
         await self._node.stop(self._name, self._version, now=now)
+
+    async def lend(self, fn: Callable[..., Any]) -> None:
+        await self._lend(fn)
+
+    def raised(self) -> BaseException | None:
+        return self._raised()
 
     def in_thread(self, call: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(call, self._loop).result()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from gridkit import cells, results
 from gridkit.bridge import BRIDGE
-from gridkit.errors import EvaluationFailed, UsageError
+from gridkit.errors import ErrorCode, EvaluationFailed, GridkitError, RunError, UsageError
 from gridkit.evaluation import Evaluate, Evaluator
 from gridkit.federated.history import Row
 from gridkit.origin import Origin, note
@@ -51,6 +51,14 @@ class RunSource(Protocol):
 
     async def stop(self, now: bool) -> None:
         """Stop after this round, or at once."""
+        ...
+
+    async def lend(self, fn: Callable[..., Any]) -> None:
+        """Lend the training a function of this notebook."""
+        ...
+
+    def raised(self) -> BaseException | None:
+        """What a function of this notebook, on which the training depends, raised last."""
         ...
 
     def in_thread(self, call: Coroutine[Any, Any, T]) -> T:
@@ -141,6 +149,8 @@ class RunBase(Record):
                 return
             if error is None and self.history.outcome == "failed":
                 error = results.failure(self.history, self.title, debuggable=self._here)
+                if self.history.code == ErrorCode.AVERAGING_FAILED:
+                    error = _of_function(error, self._source.raised())
             if error is None:
                 self._done.set_result(None)
             else:
@@ -180,6 +190,9 @@ class RunBase(Record):
     async def _stop(self, now: bool = False) -> None:
         if not self.done:
             await self._source.stop(now)
+
+    async def _offer(self, fn: Callable[..., Any]) -> None:
+        await self._source.lend(fn)
 
     async def _state(self) -> dict[str, Array]:
         return await self._source.model(None)
@@ -261,6 +274,10 @@ class AsyncRun(RunBase):
         """Stop after this round; `now`, or asked a second time: at once."""
         await self._stop(now)
 
+    async def offer(self, fn: Callable[..., Any]) -> None:
+        """Lend the training a function again. See `Run.offer`."""
+        await self._offer(fn)
+
     async def fetch_model(self) -> nn.Module:
         """The newest model, in eval mode: a copy of yours with the training's weights."""
         return await self._model()
@@ -303,6 +320,23 @@ class Run(RunBase):
         """Stop after this round; `now`, or asked a second time: at once."""
         BRIDGE.sync(self._stop(now))
 
+    def offer(self, fn: Callable[..., Any]) -> None:
+        """Lend the training the function that averages its reports, as after a kernel restart.
+
+        A training that was started with ``strategy=fn`` waits when it needs the function and the session isn't there
+        that lent it; with this it goes on. A new function takes the place of an older one.
+
+        Raises:
+            ConflictError: the training is over.
+            UsageError: no function averages there.
+            AccessError: it is somebody else's training.
+
+        Example:
+            >>> grid = gk.connect(url)                                              # doctest: +SKIP
+            >>> grid.runs["digits", "1.0"].offer(median)                            # doctest: +SKIP
+        """
+        BRIDGE.sync(self._offer(fn))
+
     @property
     def model(self) -> nn.Module:
         """The newest model, in eval mode: a copy of yours with the training's weights."""
@@ -324,6 +358,20 @@ class Run(RunBase):
             What it would have reported.
         """
         return BRIDGE.sync(self._debug(client, round))()
+
+
+def _of_function(error: RunError, raised: BaseException | None) -> RunError:
+    """The error of a training whose function raised, with the line where it did."""
+    if raised is None:
+        return error
+    line = cells.line_of(raised)
+    hint = raised.hint if isinstance(raised, GridkitError) else None
+    told = RunError(
+        f"{error.message}{'' if line is None else f' ({line})'}",
+        hint or "gk.options.full_tracebacks = True shows where",
+    )
+    told.__cause__ = raised
+    return told
 
 
 def verify(run_a: RunBase, run_b: RunBase) -> results.Verification:

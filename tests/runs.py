@@ -35,6 +35,12 @@ class Source:
             raise NotFoundError("gone", code=ErrorCode.NOT_FOUND, status=404)
         return self.models[checkpoint]
 
+    async def lend(self, fn: Any) -> None:
+        raise AssertionError("nothing is lent to this one")
+
+    def raised(self) -> None:
+        return None
+
     def in_thread(self, call: Any) -> Any:
         return asyncio.run(call)
 

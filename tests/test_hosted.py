@@ -49,7 +49,8 @@ def feed(check: Callable[[Node, list[str], asyncio.Task[None]], Any], *rows: Row
 
     async def main() -> None:
         node, taken = Node(*rows), list[str]()
-        source = hosted.NodeSource(node, "run", "digits", "1.0", lambda work: None)  # type: ignore[arg-type]
+        about: Any = ("run", "digits", "1.0", lambda work: None, None, lambda: None)
+        source = hosted.NodeSource(node, *about)  # type: ignore[arg-type]  # nothing is lent
 
         def take(row: Row) -> None:
             taken.append(str(row.get("notification", row["kind"])))

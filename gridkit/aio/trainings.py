@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from gridkit.aio.base import Base
+from gridkit.aio.offers import Offers
 from gridkit.client.job import Cycle, JobClient
 from gridkit.client.link import Link
 from gridkit.client.node import Hosted, NodeClient
@@ -20,8 +21,10 @@ from gridkit.run import RunBase
 from gridkit.wire.tensors import Array
 from gridkit.workers.pool import Pool
 from gridkit.workers.settings import (
+    Strategy,
     averaging_config,
     configurations,
+    function_of,
     hosted_config,
     model_state,
     roster,
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 RunT = TypeVar("RunT", bound=RunBase)
 
 
-class Trainings(Base, Generic[RunT]):
+class Trainings(Offers, Generic[RunT]):
     """A session's trainings; their runs are of the class `_run_class`."""
 
     _run_class: type[RunT]
@@ -105,7 +108,7 @@ class Trainings(Base, Generic[RunT]):
         local_epochs: int = 1,
         lr: float | None = None,
         fraction: float = 1.0,
-        strategy: str | Plan = "fedavg",
+        strategy: Strategy = "fedavg",
         evaluate: Callable[[Any], Mapping[str, float]] | None = None,
         seed: int = 0,
         tolerate: int = 0,
@@ -134,7 +137,12 @@ class Trainings(Base, Generic[RunT]):
             batch_size, local_epochs, lr: of the clients whose data is here; `lr` overrides the plan's. Participants
                 aren't told.
             fraction: share of the clients that take part in a round.
-            strategy: "fedavg", or a rule of your own from `gridkit.averaging_plan`.
+            strategy: "fedavg", a rule of your own from `gridkit.averaging_plan`, or a function of this notebook's:
+                ``strategy=lambda diffs, weights: diffs.median(dim=0).values``. It gets the reports of each round as
+                remote tensors, diffs float32 [K, P] (the model minus each client's, all averaged values flat, in the
+                model's order) and weights float32 [K], and gives float32 [P], which is taken off the model. The reports
+                are private: it computes with them on the node, and can't read them. Its code stays here; while this
+                session isn't there the training waits, until `Run.offer` lends it a function again.
             evaluate: called after each round with the new model (`nn.Module`, eval mode); returns metrics by name.
             seed: of the cohorts and the batch order.
             tolerate: so many clients may fail in a round.
@@ -179,7 +187,7 @@ class Trainings(Base, Generic[RunT]):
             keep_every=keep_every,
         )
         version = version or await self._free_version(name)
-        rule = strategy if isinstance(strategy, Plan) else None
+        rule, function = strategy if isinstance(strategy, Plan) else None, function_of(strategy)
         state = model_state(model) if plan is None else start_state(model, plan)
         hosted = await self._host(state, plan, name, version, client_config, server_config, rule, participants)
         here = [Client(x, y, str(hosted.worker_tokens[slot]), f"client {slot}") for slot, (x, y) in data.items()]
@@ -194,6 +202,12 @@ class Trainings(Base, Generic[RunT]):
             settings=client_config,
             evaluate=evaluate,
         )
+        if function is not None:
+            try:
+                await self._lend(name, version, function)
+            except BaseException:
+                await self._node.stop(name, version, now=True)
+                raise
         if here:
             self._put_to_work(name, version, here, processes)
         return run
@@ -335,7 +349,8 @@ class Trainings(Base, Generic[RunT]):
         )
 
     def _follow(self, hosted: Hosted, name: str, version: str, **about: Any) -> RunT:
-        source = NodeSource(self._node, hosted.process, name, version, self._spawn)
+        lend, raised = partial(self._lend, name, version), partial(self._raised.get, (name, version))
+        source = NodeSource(self._node, hosted.process, name, version, self._spawn, lend, raised)
         self._seen[name, version] = None
         run = self._runs[name, version] = self._run_class(name, version, source, **about)
         return run

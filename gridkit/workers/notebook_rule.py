@@ -26,12 +26,16 @@ class NotebookRule:
     Args:
         fn: a function, or a coroutine function, of diffs, float32 [K, P], the model minus each client's, all averaged
             values flat in the model's order, and weights, float32 [K]; gives float32 [P], which is taken off the model.
+
+    Attributes:
+        raised: what it raised last.
     """
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         self._fn = fn
         self._name = notebook.name_of(fn)
         self._context = contextvars.copy_context()
+        self.raised: BaseException | None = None
 
     def run(self, reports: Sequence[tuple[float, Sequence[Array]]], size: int) -> Array:
         """What the function makes of a round's reports.
@@ -51,6 +55,7 @@ class NotebookRule:
             with one_thread():
                 result = self._context.copy().run(self._called, diffs, weights)
         except BaseException as error:  # sys.exit() in it must not end the training's thread without a word
+            self.raised = error
             raise PlanError(f"raised {type(error).__name__}: {error}", code=ErrorCode.AVERAGING_FAILED) from error
         return self._checked(result, size)
 

@@ -236,6 +236,11 @@ def strategy_name(strategy: str | Callable[..., Any]) -> str:
     return notebook.strategy_of(strategy)
 
 
+def function_of(strategy: Strategy) -> Callable[..., Any] | None:
+    """The function that averages, if a strategy is one."""
+    return None if isinstance(strategy, str | Plan) else strategy
+
+
 def hosted_config(plan: Plan, client_config: Mapping[str, Any]) -> dict[str, Any]:
     """A `client_config` for whoever comes: what workers in other languages can't know from the plan is added to it,
     namely the batch size, the learning rate, and how many numbers an example is (`features`).

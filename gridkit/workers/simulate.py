@@ -184,6 +184,12 @@ class Simulation(RunSource):
     async def stop(self, now: bool) -> None:
         self._stops.append(now)
 
+    async def lend(self, fn: Callable[..., Any]) -> None:
+        raise UsageError("a simulation runs in this process, with the function that it was given")
+
+    def raised(self) -> BaseException | None:
+        return None if self._function is None else self._function.raised
+
     def in_thread(self, call: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(call)
 

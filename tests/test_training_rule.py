@@ -1,0 +1,185 @@
+"""`strategy=fn` through a session: the notebook's function averages on the node, whatever becomes of either."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import gridkit as gk
+from gridkit.errors import ConflictError, GridkitError, PrivacyError, RunError, UsageError
+from tests.support import TOKEN, NodeUnderTest, wait_for
+from tests.training import mlp, plan_of, shards
+
+DATA, NET = shards(3), mlp()
+PLAN = plan_of(NET, DATA)
+
+
+def median(diffs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    return diffs.median(dim=0).values
+
+
+def trimmed(diffs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """With sorting, masks, loops and numbers made here."""
+    share = weights / weights.sum()
+    low, high = diffs.amin(0), diffs.amax(0)
+    total = torch.zeros_like(low)
+    for place in range(diffs.shape[0]):
+        total += torch.where((diffs[place] > low) & (diffs[place] < high), diffs[place], 0.0) * share[place]
+    return total + 0.1 * diffs.sort(dim=0).values[1]
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeUnderTest]:
+    node = NodeUnderTest(tmp_path_factory.mktemp("rule") / "data")
+    yield node
+    assert node.terminate() == 0
+    assert "Traceback" not in "".join(node.said), "".join(node.said)
+
+
+@pytest.fixture(scope="module")
+def grid(node: NodeUnderTest) -> Iterator[gk.Session]:
+    with gk.connect(node.url, token=TOKEN) as grid:
+        yield grid
+
+
+def train(grid: gk.Session, strategy: Any, name: str, **options: Any) -> gk.Run:
+    return grid.train(NET, PLAN, name=name, clients=DATA, strategy=strategy, **{"rounds": 2, **options})
+
+
+def test_the_same_function_gives_the_same_bits(grid: gk.Session) -> None:
+    """On tensors that the node has, and on ordinary ones in a simulation."""
+    for rule in (median, trimmed):
+        run = train(grid, rule, rule.__name__).wait(60)
+        local = gk.simulate(NET, PLAN, clients=DATA, rounds=2, strategy=rule).wait()
+        assert gk.verify(run, local)
+        (entry,) = [entry for entry in grid._core._seen if entry[0] == rule.__name__]
+        assert entry == (rule.__name__, "1.0")
+    assert list(run.metrics["accepted"]) == [3, 3]
+
+
+def test_coroutine_functions_and_the_async_session(grid: gk.Session, node: NodeUnderTest) -> None:
+    async def rule(diffs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        return median(diffs, weights)
+
+    async def main() -> gk.aio.Run:
+        async with await gk.aio.connect(node.url, token=TOKEN) as session:
+            run = await session.train(NET, PLAN, name="async", clients=DATA, strategy=rule, rounds=2)
+            return await run.wait(60)
+
+    local = gk.simulate(NET, PLAN, clients=DATA, rounds=2, strategy=rule).wait()
+    assert gk.verify(train(grid, rule, "sync of async").wait(60), local)
+    asyncio.run(main())
+    assert gk.verify(grid.runs["async", "1.0"], local)
+
+
+def test_what_left_the_notebook_is_listed(grid: gk.Session) -> None:
+    before = len(grid.rpc.called)
+    train(grid, median, "listed", rounds=1).wait(60)
+    (call,) = grid.rpc.called[before:]
+    assert (call.function, call.args) == ("median", "(remote float32[3, 276], remote float32[3])")
+    assert call.result == "remote float32[276]" and call.left < 100
+
+
+@pytest.mark.parametrize(
+    ("rule", "says", "cause"),
+    [
+        (lambda d, w: d.get(), "raised PrivacyError: ", PrivacyError),
+        (lambda d, w: float(d.sum()), "raised ", GridkitError),
+        (lambda d, w: [][0], "raised IndexError: list index out of range (test_training_rule.py, line ", IndexError),
+        (lambda d, w: d.mean(1), "gave float32[3], expected float32[276]", type(None)),
+        (lambda d, w: d.mean(0) / 0, "gave values that are not finite", type(None)),
+        (lambda d, w: torch.zeros(276), None, type(None)),
+    ],
+)
+def test_what_a_rule_may_not_do(grid: gk.Session, rule: Any, says: str | None, cause: type) -> None:
+    run = train(grid, rule, "wrong", rounds=1)
+    if says is None:
+        assert gk.verify(run.wait(60), gk.simulate(NET, PLAN, clients=DATA, rounds=1, strategy=rule).wait())
+        return
+    with pytest.raises(RunError) as caught:
+        run.wait(60)
+    assert f"failed: round 1: the strategy <lambda> {says}" in caught.value.message
+    assert isinstance(caught.value.__cause__, cause)
+
+
+def test_what_cannot_be_offered(grid: gk.Session) -> None:
+    plain = train(grid, "fedavg", "plain").wait(60)
+    with pytest.raises(UsageError, match="averages by 'fedavg'"):
+        plain.offer(median)
+    over = train(grid, median, "over").wait(60)
+    with pytest.raises(ConflictError, match="is over: completed"):
+        over.offer(median)
+    local = gk.simulate(NET, PLAN, clients=DATA, rounds=1, strategy=median).wait()
+    with pytest.raises(UsageError, match="runs in this process"):
+        local.offer(median)
+
+
+LEAVES = """
+import os, sys, gridkit as gk, torch
+from tests.test_training_rule import DATA, NET, PLAN, median, train
+def leave(diffs, weights):
+    if os.path.exists(sys.argv[2]):
+        os._exit(0)
+    open(sys.argv[2], "w").close()
+    return median(diffs, weights)
+with gk.connect(sys.argv[1]) as grid:
+    train(grid, leave, "left", rounds=2, processes=1).wait()
+"""
+
+
+def test_a_notebook_that_ends_in_a_round_is_waited_for(node: NodeUnderTest, grid: gk.Session, tmp_path: Path) -> None:
+    """The training says what it waits for, and goes on with a function of the next kernel; the workers are those of
+    this one, for the other's have ended with it."""
+    command = [sys.executable, "-c", LEAVES, node.url, str(tmp_path / "once")]
+    environment = {"GRIDKIT_TOKEN": TOKEN, "PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run(command, env={**__import__("os").environ, **environment}, timeout=60, check=True)
+    run = grid.runs["left", "1.0"]
+    wait_for(lambda: run.history.waits, what="the wait")
+    assert run.history.waits == "round 2 waits for leave of the notebook"
+    assert repr(run).endswith(
+        "running, 1 of 2 rounds, loss {:.4g}; {}>".format(run.metrics["loss"][1], run.history.waits)
+    )
+    assert run.status == "running" and run.snapshot().waits
+    run.offer(median)
+    local = gk.simulate(NET, PLAN, clients=DATA, rounds=2, strategy=median).wait()
+    assert gk.verify(run.wait(60), local) and run.history.waits == ""
+
+
+def test_r9_a_node_that_is_killed_in_a_call_asks_again(tmp_path: Path) -> None:
+    """The session offers the function to the restarted node by itself, and the round is averaged once."""
+    node = NodeUnderTest(tmp_path / "data")
+    seen: list[int] = []
+
+    def rule(diffs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        seen.append(len(seen))
+        if len(seen) == 2:
+            node.kill()
+            node.start()
+        return median(diffs, weights)
+
+    try:
+        with gk.connect(node.url, token=TOKEN) as grid:
+            run = train(grid, rule, "killed", rounds=3).wait(90)
+            local = gk.simulate(NET, PLAN, clients=DATA, rounds=3, strategy=median).wait()
+            assert gk.verify(run, local)
+        assert len(seen) == 4
+        assert [row["round"] for row in run.history.rounds] == [1, 2, 3]
+    finally:
+        assert node.terminate() == 0
+
+
+def test_stop_now_ends_a_wait(node: NodeUnderTest) -> None:
+    with gk.connect(node.url, token=TOKEN) as grid:
+        run = train(grid, median, "stopped", rounds=1000)
+        wait_for(lambda: len(run.history.rounds) > 1)
+    with gk.connect(node.url, token=TOKEN) as grid:
+        run = grid.runs["stopped", "1.0"]
+        run.stop(now=True)
+        assert run.wait(20).status == "stopped"
