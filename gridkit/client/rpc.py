@@ -20,7 +20,7 @@ from gridkit.client.link import Link
 from gridkit.client.rpc_applier import Applier, post
 from gridkit.client.rpc_audit import CalledBack
 from gridkit.client.rpc_callables import RUNNING, Callables, Exposed, StartThread, cancelled, start_daemon
-from gridkit.client.rpc_calls import Call, Progress
+from gridkit.client.rpc_calls import Call, Progress, Vigil
 from gridkit.client.rpc_handlers import Handlers
 from gridkit.client.rpc_mirror import Mirror
 from gridkit.client.rpc_session import RpcSession, fresh
@@ -103,6 +103,7 @@ class RpcClient(Handlers):
         self._session: RpcSession | None = None
         self._lost: GridkitError | None = None
         self._calls: dict[Id, Call] = {}
+        self._vigil = Vigil(self._calls)
         self._applier: Applier | None = None
 
     def __repr__(self) -> str:
@@ -305,6 +306,7 @@ class RpcClient(Handlers):
         timeout = self.default_timeout if timeout is None else timeout
         call = self._calls[id] = Call(id, method, timeout, ticket, run, on_progress)
         call.when_over(partial(self._call_over, session, call, functions))
+        self._vigil.watch(call)
         return call
 
     def _call_over(self, session: RpcSession, call: Call, functions: list[Exposed]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -73,7 +73,6 @@ class Call:
         self._loop = asyncio.get_running_loop()
         self._answer: asyncio.Future[Any] = self._loop.create_future()
         self._alive = self._loop.time()
-        self._timer = self._loop.call_later(timeout, self._check)
 
     def __repr__(self) -> str:
         state = "done" if self.done else "under way" if self.progress is None else f"under way: {self.progress}"
@@ -122,7 +121,6 @@ class Call:
         """Have this called once there is a result or an error, or nobody waits any more."""
 
         def over(answer: asyncio.Future[Any]) -> None:
-            self._timer.cancel()
             if not answer.cancelled():
                 answer.exception()  # seen: a call needn't be awaited
             then()
@@ -139,21 +137,51 @@ class Call:
             self._answer.cancel()
             raise
 
-    def _check(self) -> None:
-        quiet = self._loop.time() - self._alive
-        if quiet < self.timeout:
-            self._timer = self._loop.call_later(self.timeout - quiet, self._check)
-        else:
-            self.fail(_timed_out(self))
+    @property
+    def due(self) -> float:
+        """The time, by the loop's clock, at which it ends if there is no sign of life."""
+        return self._alive + self.timeout
+
+    def give_up(self) -> None:
+        """There was no sign of life."""
+        self.fail(
+            CallTimeout(
+                f"no answer to '{self.method}', nor any sign that it is worked on, for {self.timeout:g} s",
+                "is the node reachable? A longer timeout= waits longer for a sign",
+            )
+        )
+
+
+class Vigil:
+    """Ends calls that give no sign of life. One timer for all: hardly any call lives to see its own.
+
+    Args:
+        calls: those that are under way.
+    """
+
+    def __init__(self, calls: Mapping[Id, Call]) -> None:
+        self._calls = calls
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self, call: Call) -> None:
+        """One more is under way."""
+        if self._timer is None or call.due < self._timer.when():
+            self._set(call.due)
+
+    def _set(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(due, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        now = asyncio.get_running_loop().time()
+        for call in [call for call in self._calls.values() if not call.done and call.due <= now]:
+            call.give_up()
+        if left := [call.due for call in self._calls.values() if not call.done]:
+            self._set(min(left))
 
 
 def _mark(sent: asyncio.Future[None]) -> None:
     if not sent.done():
         sent.set_result(None)
-
-
-def _timed_out(call: Call) -> GridkitError:
-    return CallTimeout(
-        f"no answer to '{call.method}', nor any sign that it is worked on, for {call.timeout:g} s",
-        "is the node reachable? A longer timeout= waits longer for a sign",
-    )

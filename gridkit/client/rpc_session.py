@@ -106,7 +106,7 @@ class RpcSession:
         self._caller = Caller(window)
         self._waiting: deque[Ticket] = deque()
         self._kicked = asyncio.Event()
-        self._idle: RpcSocket | None = None  # the link, when nothing is being written
+        self._idle: RpcSocket | None = None  # the link, when nothing is being written, nor was in this turn of the loop
         self._ack: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._broken = 0
@@ -138,10 +138,10 @@ class RpcSession:
         if self.ended is not None:
             raise fresh(self.ended)
         ticket = Ticket(text.encode(), bodies)
-        if self._channel is not None:
-            self._channel.room(ticket.text, ticket.bodies)  # raises if there never is
         self._fill()
         if self._waiting or not self._hand_over(ticket):
+            if self._channel is not None:
+                self._channel.room(ticket.text, ticket.bodies)  # raises if there never is
             self._waiting.append(ticket)
         return ticket
 
@@ -168,7 +168,7 @@ class RpcSession:
             return
         loop = asyncio.get_running_loop()
         if due <= loop.time():
-            self._kicked.set()  # it waits a turn of the loop: perhaps there is more to be said
+            self._write_soon()  # perhaps there is more to be said in this turn of the loop
         elif self._ack is None:
             self._ack = loop.call_at(due, self._ack_now)
 
@@ -179,9 +179,8 @@ class RpcSession:
     def _hand_over(self, ticket: Ticket) -> bool:
         """Whether the channel has it now. While there is no link it can still be withdrawn."""
         channel = self._channel
-        if channel is None or not channel.room(ticket.text, ticket.bodies) or not channel.up:
+        if channel is None or not channel.up or not channel.offer(ticket.text, ticket.bodies):
             return False
-        channel.send(ticket.text, ticket.bodies)
         self._push(channel)
         ticket._is_sent()
         return True
@@ -189,14 +188,36 @@ class RpcSession:
     def _push(self, channel: Channel) -> None:
         """Write what waits: at once if nothing is being written, for a call that somebody waits for shouldn't wait for
         a turn of the loop. What else is said in this turn goes together, in the next."""
+        socket = self._idle
+        if socket is not None:
+            self._write_soon()
+            self._write_now(socket, channel)
+
+    def _write_now(self, socket: RpcSocket, channel: Channel) -> bool:
+        """Whether there was something, and the link took it."""
+        if not socket.free:
+            return False
+        data = channel.outgoing(asyncio.get_running_loop().time())
+        if data is not None:
+            socket.write(data)
+        return data is not None
+
+    def _write_soon(self) -> None:
+        """In the next turn of the loop, what there is by then."""
         socket, self._idle = self._idle, None
-        if socket is not None and socket.state.name == "OPEN" and not socket.transport.get_write_buffer_size():
-            data = channel.outgoing(asyncio.get_running_loop().time())
-            if data is not None:
-                socket.protocol.send_binary(data)
-                for piece in socket.protocol.data_to_send():
-                    socket.transport.write(piece)
-        self._kicked.set()
+        if socket is not None:
+            asyncio.get_running_loop().call_soon(self._turn, socket, self._caller.link)
+
+    def _turn(self, socket: RpcSocket, link: int) -> None:
+        channel = self._channel
+        if channel is None or not channel.up or link != self._caller.link:
+            return  # the link is gone, or another one
+        while self._write_now(socket, channel):
+            pass
+        if socket.free:
+            self._idle = socket
+        else:
+            self._kicked.set()
 
     def _fill(self) -> None:
         while self._waiting and (self._waiting[0].withdrawn or self._hand_over(self._waiting[0])):

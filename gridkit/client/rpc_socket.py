@@ -9,7 +9,7 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection
 from websockets.frames import Frame, Opcode
-from websockets.protocol import Event
+from websockets.protocol import Event, State
 
 Data = str | bytes
 
@@ -18,7 +18,7 @@ class RpcSocket(ClientConnection):
     """A WebSocket without a queue between it and its reader: on a quick network a message that waits there for a task
     to have its turn does so for as long as it travelled. Nothing is held back, as a session takes all at once.
 
-    Use `first`, then `read`; never `recv`, nor iteration.
+    Use `first`, then `read`; never `recv`, nor iteration. `write` is for who has nothing to wait for.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -52,6 +52,17 @@ class RpcSocket(ClientConnection):
         if self._error is not None:
             raise self._error
 
+    @property
+    def free(self) -> bool:
+        """It is open, and nothing waits to be written."""
+        return self.protocol.state is State.OPEN and not self.transport.get_write_buffer_size()
+
+    def write(self, data: bytes) -> None:
+        """Send this at once; only while it is `free`."""
+        self.protocol.send_binary(data)
+        for piece in self.protocol.data_to_send():
+            self.transport.write(piece)
+
     def _keep(self, data: Data) -> None:
         self._early.append(data)
         self._came.set()
@@ -62,9 +73,10 @@ class RpcSocket(ClientConnection):
             return
         if event.opcode is not Opcode.CONT:
             self._is_text = event.opcode is Opcode.TEXT
-        self._pieces.append(bytes(event.data))
+        if not event.fin or self._pieces:
+            self._pieces.append(bytes(event.data))
         if event.fin:
-            whole = b"".join(self._pieces)
+            whole = b"".join(self._pieces) or bytes(event.data)
             self._pieces.clear()
             try:
                 self._take(whole.decode(errors="surrogateescape") if self._is_text else whole)

@@ -24,8 +24,7 @@ class V1Line:
         self.channel = channel
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[tuple[bytes, tuple[Body, ...]]] = deque()
-        self._sizes: deque[int] = deque()  # of what the channel keeps
-        self._held = 0
+        self._waiting_bytes = 0
         self._link: Link | None = None
         self._ack: asyncio.TimerHandle | None = None
 
@@ -36,33 +35,24 @@ class V1Line:
 
     @property
     def held(self) -> int:
-        self._eased()
-        return self._held
+        return self._waiting_bytes + self.channel.unacked_bytes
 
     def put(self, text: str, bodies: Sequence[Body], *, answer: bool = False) -> None:
         data, bodies = text.encode(), tuple(bodies)
-        room = self.channel.room(data, bodies)  # raises if there never is
-        self._held += frame_size(data, bodies)
-        if self._waiting or not room:
+        if self._waiting or not self.channel.offer(data, bodies):
+            self.channel.room(data, bodies)  # raises if there never is
             self._waiting.append((data, bodies))
-        else:
-            self._send(data, bodies)
-
-    def _send(self, data: bytes, bodies: tuple[Body, ...]) -> None:
-        self.channel.send(data, bodies)
-        self._sizes.append(frame_size(data, bodies))
+            self._waiting_bytes += frame_size(data, bodies)
 
     def _fill(self) -> bool:
-        """What was acknowledged is no longer held, and makes room; whether anything took that."""
-        while len(self._sizes) > self.channel.unacked:
-            self._held -= self._sizes.popleft()
+        """What was acknowledged makes room; whether anything took that."""
         before = len(self._waiting)
-        while self._waiting and self.channel.room(*self._waiting[0]):
-            self._send(*self._waiting.popleft())
+        while self._waiting and self.channel.offer(*self._waiting[0]):
+            self._waiting_bytes -= frame_size(*self._waiting.popleft())
         return len(self._waiting) < before
 
     def _eased(self) -> None:
-        if self._fill() and self._link is not None:
+        if self._waiting and self._fill() and self._link is not None:
             self._link.poke()
 
     def pass_by(self, key: Hashable, text: str) -> None:

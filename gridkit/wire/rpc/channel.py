@@ -111,6 +111,11 @@ class Channel:
         """Messages that the other end hasn't done with."""
         return len(self._kept)
 
+    @property
+    def unacked_bytes(self) -> int:
+        """Theirs."""
+        return self._kept_bytes
+
     # ---- out
 
     def room(self, text: Part, bodies: Sequence[Part] = ()) -> bool:
@@ -119,7 +124,9 @@ class Channel:
         Raises:
             LimitError: `TOO_LARGE`: it never will.
         """
-        size = self._size(text, bodies)
+        return self._fits(self._size(text, bodies))
+
+    def _fits(self, size: int) -> bool:
         return len(self._kept) < self.theirs.frames and self._kept_bytes + size <= self.theirs.bytes
 
     def _size(self, text: Part, bodies: Sequence[Part]) -> int:
@@ -138,14 +145,24 @@ class Channel:
         Raises:
             LimitError: `BUSY`: there is no room yet; `TOO_LARGE`: there never is.
         """
-        if not self.room(text, bodies):
+        if not self.offer(text, bodies):
             raise LimitError(
                 f"the other end hasn't done with {self.unacked:,} messages yet", code=ErrorCode.BUSY, status=429
             )
+
+    def offer(self, text: Part, bodies: Sequence[Part] = ()) -> bool:
+        """`send` this if there is room now; whether there was.
+
+        Raises:
+            LimitError: `TOO_LARGE`: there never is.
+        """
+        if not self._fits(self._size(text, bodies)):
+            return False
         frame = pack_frame(Kind.MESSAGE, self._acked + len(self._kept) + 1, self._applied, text, bodies)
         self._tell()
         self._kept.append(frame)
         self._kept_bytes += len(frame)
+        return True
 
     def pass_by(self, key: Hashable, text: Part, bodies: Sequence[Part] = ()) -> None:
         """Say this if the link has time for it before the next of the same key comes.
