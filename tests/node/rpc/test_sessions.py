@@ -94,7 +94,7 @@ async def settle() -> None:
 @live
 async def test_a_session_of_a_day_leaves_nothing_behind(watch: Watch) -> None:
     """Calls of all kinds, both ways, as many as a day has: registries empty, memory flat."""
-    session, link = begin(Sessions(watch, Limits()))
+    session, link = begin(Sessions(watch, Limits(), {}))
     loopback = {"calls": [{"method": "run_callable", "params": {"callable_id": "f"}}]}
 
     async def some(count: int, first: int) -> None:
@@ -127,7 +127,7 @@ async def test_a_session_of_a_day_leaves_nothing_behind(watch: Watch) -> None:
 
 @live
 async def test_order_is_kept_while_the_client_takes_nothing(watch: Watch) -> None:
-    session, link = begin(Sessions(watch, Limits()))
+    session, link = begin(Sessions(watch, Limits(), {}))
     for number in range(2000):
         said(session, Request("echo", {"n": number}, number))
     assert session.line.full
@@ -140,7 +140,7 @@ async def test_order_is_kept_while_the_client_takes_nothing(watch: Watch) -> Non
 @live
 async def test_a_hasty_client_is_slowed_down_and_loses_nothing(watch: Watch) -> None:
     watch._rates = Rates(Limits(member_rate=100))
-    session, link = begin(Sessions(watch, Limits()))
+    session, link = begin(Sessions(watch, Limits(), {}))
     for number in range(230):
         said(session, Request("echo", {}, number))
     answered = [message.id for message in link.take() if isinstance(message, Reply)]
@@ -153,7 +153,7 @@ async def test_a_hasty_client_is_slowed_down_and_loses_nothing(watch: Watch) -> 
 
 @live
 async def test_so_many_sessions_each(watch: Watch) -> None:
-    sessions = Sessions(watch, Limits(rpc_sessions=2))
+    sessions = Sessions(watch, Limits(rpc_sessions=2), {})
     made = [begin(sessions, ANA, key)[0] for key in "ab"]
     with pytest.raises(LimitError, match="2 sessions of yours"):
         begin(sessions, ANA, "c")
@@ -168,7 +168,7 @@ async def test_so_many_sessions_each(watch: Watch) -> None:
 @live
 async def test_so_many_bytes_each(watch: Watch) -> None:
     """Of all sessions of one principal together; the message that is one too many ends its session."""
-    sessions = Sessions(watch, Limits(rpc_bytes=10 << 20))
+    sessions = Sessions(watch, Limits(rpc_bytes=10 << 20), {})
     full, _ = begin(sessions, ANA, "full")
     free, _ = begin(sessions, ANA, "free")
     other, link = begin(sessions, OWNER, "other")
@@ -185,7 +185,7 @@ async def test_so_many_bytes_each(watch: Watch) -> None:
 
 @live
 async def test_an_ended_session_frees_what_it_had(watch: Watch, recwarn: pytest.WarningsRecorder) -> None:
-    sessions = Sessions(watch, Limits())
+    sessions = Sessions(watch, Limits(), {})
     session, link = begin(sessions)
     freed: list[bool] = []
     session.on_close.append(lambda: freed.append(True))
@@ -207,7 +207,7 @@ async def test_an_ended_session_frees_what_it_had(watch: Watch, recwarn: pytest.
 
 @live
 async def test_a_session_without_a_link_ends_after_a_while(watch: Watch) -> None:
-    sessions = Sessions(watch, Limits(rpc_idle=0.1))
+    sessions = Sessions(watch, Limits(rpc_idle=0.1), {})
     session, link = begin(sessions)
     sessions.dropped(session, link, for_good=False)
     again = FakeLink(2)
@@ -229,7 +229,7 @@ def test_the_clients_of_one_account_have_its_scopes() -> None:
 
 @live
 async def test_r8_nobody_listens_to_a_link_that_was_replaced(watch: Watch) -> None:
-    sessions = Sessions(watch, Limits())
+    sessions = Sessions(watch, Limits(), {})
     session, old = begin(sessions)
     new = FakeLink(2)
     assert sessions.linked(session, new, OWNER) is old
@@ -272,7 +272,7 @@ def acked(session: Session, client: Channel) -> None:
 @live
 async def test_w12_many_events_are_one_message(watch: Watch) -> None:
     line, client = v1_ends(Window())
-    sessions = Sessions(watch, Limits())
+    sessions = Sessions(watch, Limits(), {})
     session, link = sessions.begin(OWNER, "k", line), V1Link(1)
     sessions.linked(session, link, OWNER)
     events = [Notification("create_node", {"node_id": n, "name": "AddBackward0"}) for n in range(500)]
@@ -287,7 +287,7 @@ async def test_w12_many_events_are_one_message(watch: Watch) -> None:
 @live
 async def test_who_makes_what_is_told_waits_for_credit_and_nobody_else_does(watch: Watch) -> None:
     line, client = v1_ends(Window(frames=4, bytes=1 << 20))
-    sessions = Sessions(watch, Limits())
+    sessions = Sessions(watch, Limits(), {})
     session, link = sessions.begin(OWNER, "k", line), V1Link(1)
     sessions.linked(session, link, OWNER)
     told = 0
@@ -315,7 +315,7 @@ async def test_who_makes_what_is_told_waits_for_credit_and_nobody_else_does(watc
 @live
 async def test_a_clients_failure_is_raised_and_its_bodies_come_along(watch: Watch) -> None:
     line, client = v1_ends(Window())
-    sessions = Sessions(watch, Limits())
+    sessions = Sessions(watch, Limits(), {})
     session, link = sessions.begin(OWNER, "k", line), V1Link(1)
     sessions.linked(session, link, OWNER)
     calling = [asyncio.create_task(session.call("run_callable", {"callable_id": "f"})) for _ in range(2)]
@@ -342,7 +342,7 @@ async def test_a_clients_failure_is_raised_and_its_bodies_come_along(watch: Watc
 async def test_an_ack_that_comes_with_a_message_makes_room(watch: Watch) -> None:
     """Whoever looks first for room moves what waits into it; and then it must be written, too."""
     line, client = v1_ends(Window(frames=2, bytes=1 << 20))
-    sessions = Sessions(watch, Limits())
+    sessions = Sessions(watch, Limits(), {})
     session, link = sessions.begin(OWNER, "k", line), V1Link(1)
     sessions.linked(session, link, OWNER)
     for number in range(4):
