@@ -128,6 +128,7 @@ class Mirror:
         variables: by id, until `forget`.
         nodes: by number, as long as a variable or another node leads to them.
         models: what the node counts of each module that it has.
+        freed: how many nodes have given back what they kept.
         lost: why the session ended; None while it lasts.
     """
 
@@ -135,6 +136,7 @@ class Mirror:
         self.variables: dict[str, MirroredVariable] = {}
         self.nodes: weakref.WeakValueDictionary[int, MirroredNode] = weakref.WeakValueDictionary()
         self.models: dict[str, dict[str, Any]] = {}
+        self.freed = 0
         self.lost: GridkitError | None = None
         self._new: list[MirroredNode] = []  # nodes to which nothing leads yet
         self._orders, self._firings = itertools.count(1), itertools.count(1)
@@ -203,6 +205,7 @@ class Mirror:
         for node_id in node_ids:
             if (node := self.nodes.get(node_id)) is not None:
                 node.freed = True
+                self.freed += 1
         self.changed()
 
     def node_fired(self, pass_id: str, node_id: int, gradients: Sequence[Tensor | None] = ()) -> None:

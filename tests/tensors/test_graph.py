@@ -97,7 +97,7 @@ def test_a_script_has_its_text(grid: Session) -> None:
     again = y.backward()
     with pytest.raises(PlanError, match="second time"):
         again.wait()
-    assert repr(shown).startswith("pass 2, failed: ") and "second time" in repr(shown)
+    assert repr(shown).startswith("pass 1, done\n"), "what it was when it could be walked through"
 
 
 def test_what_is_followed_ends_with_the_graph_the_tensor_or_the_session(grid: Session) -> None:
