@@ -109,6 +109,17 @@ def test_what_a_rule_may_not_do(grid: gk.Session, rule: Any, says: str | None, c
     assert isinstance(caught.value.__cause__, cause)
 
 
+def test_hosted_for_whoever_comes(grid: gk.Session) -> None:
+    rules = {"num_cycles": 2, "min_diffs": 3, "max_diffs": 3, "strategy": median}
+    config = {"batch_size": 8, "lr": 0.1, "seed": 0}
+    process = grid.host_training(NET, PLAN, name="hosted", client_config=config, server_config=rules)
+    grid.join("hosted", clients=DATA)
+    local = gk.simulate(NET, PLAN, clients=DATA, rounds=2, strategy=median, lr=0.1).wait()
+    assert gk.verify(process.run.wait(60), local)
+    with pytest.raises(UsageError, match="strategy is 3"):
+        grid.host_training(NET, PLAN, name="wrong one", server_config={"strategy": 3})
+
+
 def test_what_cannot_be_offered(grid: gk.Session) -> None:
     plain = train(grid, "fedavg", "plain").wait(60)
     with pytest.raises(UsageError, match="averages by 'fedavg'"):

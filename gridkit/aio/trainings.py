@@ -30,6 +30,7 @@ from gridkit.workers.settings import (
     roster,
     shards,
     start_state,
+    strategy_name,
 )
 from gridkit.workers.worker import Client
 
@@ -74,7 +75,8 @@ class Trainings(Offers, Generic[RunT]):
             client_config: for the workers: `batch_size`, `lr`, `max_epochs`, `max_updates`, `seed`, and what else they
                 are to be told. What our own workers know without it is added for those in other languages: the batch
                 size, the plan's `lr`, and `features`, how many numbers an example is.
-            server_config: the cycles' rules, such as `num_cycles`, `min_diffs`, `max_diffs`, `cycle_length` (s); and
+            server_config: the cycles' rules, such as `num_cycles`, `min_diffs`, `max_diffs`, `cycle_length` (s),
+                `strategy` (a name, or a function, as for `train`); and
                 `authentication`, for workers with tokens of your own (JWT): ``{"secret": …}``, ``{"pub_key": …}`` or
                 ``{"endpoint": …}``. What is secret in it stays in the node.
             averaging_plan: from `gridkit.averaging_plan`; without one reports are averaged with FedAvg.
@@ -89,10 +91,15 @@ class Trainings(Offers, Generic[RunT]):
             ...                                    server_config={"num_cycles": 5, "min_diffs": 3, "max_diffs": 3})
         """
         rules = {**averaging_config(averaging_plan), **(server_config or {})}
+        function = function_of(rules.get("strategy", ""))
+        if function is not None:
+            rules["strategy"] = strategy_name(function)
         local = hosted_config(plan, client_config or {})
         state = start_state(model, plan)
         hosted = await self._host(state, plan, name, version, local, rules, averaging_plan)
         run = self._follow(hosted, name, version, model=model, plan=plan, rounds=rules.get("num_cycles") or None)
+        if function is not None:
+            await self._lend_or_stop(name, version, function)
         return HostedTraining(self.url, name, version, hosted.worker_token, run)
 
     async def train(
@@ -203,11 +210,7 @@ class Trainings(Offers, Generic[RunT]):
             evaluate=evaluate,
         )
         if function is not None:
-            try:
-                await self._lend(name, version, function)
-            except BaseException:
-                await self._node.stop(name, version, now=True)
-                raise
+            await self._lend_or_stop(name, version, function)
         if here:
             self._put_to_work(name, version, here, processes)
         return run
@@ -288,6 +291,14 @@ class Trainings(Offers, Generic[RunT]):
         plans = {} if plan is None else {"training_plan": plan}
         config = {**client_config, "name": name, "version": version}
         return await self._node.host_training(state, plans, config, server_config, averaging_plan, participants)
+
+    async def _lend_or_stop(self, name: str, version: str, function: Callable[..., Any]) -> None:
+        """Lend a function to a training that has just begun, which can't go on without it."""
+        try:
+            await self._lend(name, version, function)
+        except BaseException:
+            await self._node.stop(name, version, now=True)
+            raise
 
     async def _entry(self, name: str, version: str | None) -> dict[str, Any]:
         """The newest training of that name as the node lists it."""

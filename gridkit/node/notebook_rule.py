@@ -250,7 +250,11 @@ class _Attempt:
         given = None if isinstance(answer.message, Failure) else _data(answer)
         if isinstance(given, Variable):
             params: dict[str, Any] = {"variable_id": given.id, "size": self._size}
-            self._taken = self._session.tensors.ask("take", params, (), Work(None))
+            try:
+                self._taken = self._session.tensors.ask("take", params, (), Work(None))
+            except GridkitError as error:
+                self._taken = asyncio.get_running_loop().create_future()
+                self._taken.set_exception(error)
 
     async def _read(self, answer: Answer) -> Array:
         given = _data(answer)

@@ -47,6 +47,26 @@ def test_a_run_from_its_start_to_its_end() -> None:
         end.status = "running"  # type: ignore[misc]
 
 
+def test_a_training_that_waits_says_for_what() -> None:
+    source = Source()
+    run = made(source)
+    source.open()
+    source.row("waiting", cycle=1, function=EVIL)
+    waiting = run.snapshot()
+    assert waiting.waits == run.history.waits == f"round 1 waits for {EVIL} of the notebook"
+    assert waiting.line.endswith(f"; {waiting.waits}") and waiting.status == "running"
+    for shown in (Reader(waiting.card()).text, Reader(waiting.status_line()).text):
+        assert EVIL in shown
+    for goes_on in ("calling", "aggregated"):
+        source.row("waiting", cycle=1, function="median")
+        assert run.snapshot().waits
+        source.row("calling", cycle=1, function="median") if goes_on == "calling" else source.aggregated(1)
+        assert run.snapshot().waits == ""
+    source.row("waiting", cycle=2, function="median")
+    source.finish("stopped")
+    assert run.snapshot().waits == "" and "median" not in repr(run)
+
+
 def test_a_failed_run_says_why() -> None:
     source = Source()
     run = made(source)
