@@ -30,8 +30,8 @@ def texts(cell: Any) -> str:
 
 def test_there_are_notebooks() -> None:
     first = ["01_quickstart", "02_plans", "03_models_and_data_on_the_grid", "04_workers_that_come_and_go"]
-    first += ["05_hospitals_that_wait_to_be_called"]
-    assert [path.stem for path in NOTEBOOKS][:5] == first
+    first += ["05_hospitals_that_wait_to_be_called", "06_autograd_on_another_machine"]
+    assert [path.stem for path in NOTEBOOKS][:6] == first
 
 
 @pytest.mark.kernel
