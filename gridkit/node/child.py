@@ -83,6 +83,11 @@ class Child:
             raise
         return child
 
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self._process.returncode is not None
+
     async def say(self, header: Header, parts: Sequence[bytes]) -> None:
         """Send a frame.
 

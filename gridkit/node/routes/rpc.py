@@ -80,6 +80,7 @@ async def _serve_plain(socket: WebSocket, principal: Principal, limits: Limits) 
     try:
         await socket.accept()
         await socket.send_text(first)
+        sessions.expect(session)
         closed = await link.read(lambda data: take(sessions, session, link, data), session.calm)
     finally:
         sessions.dropped(session, link, for_good=not lasting)

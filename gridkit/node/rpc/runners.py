@@ -1,4 +1,8 @@
-"""The processes in which sessions have their tensors: how many there may be, and who has to give one back."""
+"""The processes in which sessions have their tensors: how many there may be, and who has to give one back.
+
+One takes seconds to start, on a busy machine many, and clients of the plain profile wait for most answers so long and
+no longer, whatever the node tells them. So when one comes, a process is made ready for the next session that needs one.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +38,21 @@ class Runners:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._holders: dict[Holder, None] = {}
+        self._ready: dict[int, asyncio.Task[Child]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._holders)
+
+    def prepare(self, preview: int) -> None:
+        """Have a process ready, if there is room for one; after `rpc_idle` seconds without use it ends.
+
+        Args:
+            preview: as of `start`.
+        """
+        if preview not in self._ready and len(self._holders) + len(self._ready) < self.limits.rpc_runners:
+            ready = self._ready[preview] = asyncio.create_task(self._child(preview))
+            asyncio.get_running_loop().call_later(self.limits.rpc_idle, self._let_go, preview, ready)
 
     async def start(self, holder: Holder, preview: int) -> Child:
         """A process for one session.
@@ -49,15 +64,15 @@ class Runners:
             LimitError: `TOO_MANY`: there are as many as there may be, and each has tensors.
             NodeError: `BUSY`: it couldn't be started.
         """
-        limits = self.limits
-        given_back = self._given_back() if len(self._holders) >= limits.rpc_runners else None
+        given_back = self._given_back() if len(self._holders) >= self.limits.rpc_runners else None
         self._holders[holder] = None
+        if preview not in self._ready and len(self._holders) + len(self._ready) > self.limits.rpc_runners:
+            for other in self._ready:
+                self.run(self._end_ready(other))
         try:
             if given_back is not None:
                 await given_back.retire()
-            frame = 2 * limits.message + MIB  # what came in a message, written anew
-            numbers = (limits.run_memory, limits.run_seconds, limits.rpc_tensors, preview, limits.run_results, frame)
-            return await Child.start(limits, MODULE, *numbers)
+            return await self._taken(preview) or await self._child(preview)
         except (Lost, TimeoutError) as error:
             self.ended(holder)
             text = f"no process for the session's tensors could be started: {error}"
@@ -65,6 +80,32 @@ class Runners:
         except BaseException:
             self.ended(holder)
             raise
+
+    async def _child(self, preview: int) -> Child:
+        limits = self.limits
+        frame = 2 * limits.message + MIB  # what came in a message, written anew
+        numbers = (limits.run_memory, limits.run_seconds, limits.rpc_tensors, preview, limits.run_results, frame)
+        return await Child.start(limits, MODULE, *numbers)
+
+    async def _taken(self, preview: int) -> Child | None:
+        """The one that is ready, or will be; None: there is none, or not any more."""
+        ready = self._ready.pop(preview, None)
+        try:
+            child = None if ready is None else await ready
+        except (Lost, TimeoutError):
+            return None
+        if child is not None and child.over:
+            await child.end()
+            return None
+        return child
+
+    def _let_go(self, preview: int, ready: asyncio.Task[Child]) -> None:
+        if self._ready.get(preview) is ready:
+            self.run(self._end_ready(preview))
+
+    async def _end_ready(self, preview: int) -> None:
+        if (child := await self._taken(preview)) is not None:
+            await child.end()
 
     def _given_back(self) -> Holder:
         """One in which nothing is; its place is free from now on."""
@@ -90,6 +131,12 @@ class Runners:
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Sessions have ended; wait for their processes."""
+        """Sessions have ended; wait for their processes, and end those that are ready."""
+        for ready in self._ready.values():
+            ready.cancel()
+        for child in await asyncio.gather(*self._ready.values(), return_exceptions=True):
+            if not isinstance(child, BaseException):
+                await child.end()
+        self._ready.clear()
         while self._tasks:
             await asyncio.gather(*self._tasks)

@@ -78,6 +78,11 @@ class Sessions:
         self._of.setdefault(principal, theirs)[line.profile, key] = session
         return session
 
+    def expect(self, session: Session) -> None:
+        """Have a process ready for its tensors."""
+        if session.tensors.pid is None:
+            self._runners.prepare(session.tensors.telling.preview)
+
     def linked(self, session: Session, link: Link, principal: Principal) -> Link | None:
         """A session's new link; the one that it replaces, if that is still there."""
         if (timer := self._idle.pop(session, None)) is not None:
