@@ -86,6 +86,7 @@ class ErrorCode(enum.StrEnum):
     WORKER_LEFT = "WORKER_LEFT"
     # rounds
     AVERAGING_FAILED = "AVERAGING_FAILED"
+    EVALUATION_FAILED = "EVALUATION_FAILED"
     # why a worker got no work
     NOT_IN_COHORT = "NOT_IN_COHORT"
     CYCLE_FULL = "CYCLE_FULL"

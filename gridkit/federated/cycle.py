@@ -258,6 +258,9 @@ def _stop_asked(state: CycleState, event: StopAsked) -> Decided:
 def _aggregated(state: CycleState, event: Aggregated) -> Decided:
     if state.phase is not Phase.AGGREGATING or event.sequence != state.sequence:
         return state, ()
+    if event.failure:
+        return finish(state, "failed", f"round {state.sequence}: {event.failure}")
+    state = replace(state, stopping=state.stopping or event.stop)
     state, test = testing.begin(state, event)
     return (state, test) if test else _go_on(state, event.at)
 

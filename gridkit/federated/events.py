@@ -67,12 +67,16 @@ class Tester:
 @dataclass(frozen=True, slots=True)
 class Aggregated:
     """The next model of this cycle is stored. `seconds`: how long averaging took. `testers` test it before the next
-    cycle opens; those that have left don't."""
+    cycle opens; those that have left don't. `metrics` is what the notebook's function says of it (None: no finite
+    number), `stop`, whether it asked for the end, `failure`, why it couldn't score it: then that is the end too."""
 
     at: float
     sequence: int
     seconds: float = 0.0
     testers: tuple[Tester, ...] = ()
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    stop: bool = False
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)

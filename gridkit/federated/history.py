@@ -12,7 +12,8 @@ reported cycle, slot, worker, verdict ("accepted" or a code), message, tensor, s
          norm, warning
 expired  cycle, slot, worker
 drawn    cycle, draw (its number), slots, candidates (how many there were)
-aggregated cycle, checkpoint, accepted, refused, samples, loss, seconds, bytes
+aggregated cycle, checkpoint, accepted, refused, samples, loss, seconds, bytes; metrics, if a notebook's function scored
+         the model (numbers, or None)
 testing  cycle, deadline, slots: who tests the model that this cycle made
 tested   cycle, slot, worker, metrics (numbers, or text), samples (of its accepted report of this cycle, or None),
          seconds
@@ -23,7 +24,8 @@ calling  cycle, function: it is there, after it wasn't
 notified cycle, slot (None for the owner), worker, notification, round, attempt (from 1), answer (HTTP status, or None),
          seconds, message ("", or why there is none), gone (whether the worker left because of it). By the notifier
 stopping now
-finished outcome, reason, code (AVERAGING_FAILED where the averaging plan is at fault)
+finished outcome, reason, code (AVERAGING_FAILED where the averaging plan, or a notebook's function, is at fault;
+         EVALUATION_FAILED where the function is that scores)
 ======== =============================================================================================================
 """
 
@@ -54,7 +56,8 @@ def publish(
     if isinstance(event, cycle.StopAsked) and before is not None and before.outcome is None:
         rows.append({"kind": "stopping", "at": when, "now": event.now or before.stopping})
     if isinstance(event, cycle.Aggregated) and before is not None and before != after:
-        rows.append(_aggregated(before, when))
+        scored = {"metrics": dict(event.metrics)} if event.metrics else {}
+        rows.append({**_aggregated(before, when), **scored})
     for decision in decisions:
         match decision:
             case cycle.Open(sequence, deadline):
@@ -91,11 +94,20 @@ def publish(
                 drawn = {"cycle": sequence, "draw": number, "slots": list(slots), "candidates": candidates}
                 rows.append({"kind": "drawn", "at": when, **drawn})
             case cycle.Finish(outcome, reason):
-                code = str(ErrorCode.AVERAGING_FAILED) if isinstance(event, cycle.AggregationFailed) else None
-                rows.append({"kind": "finished", "at": when, "outcome": outcome, "reason": reason, "code": code})
+                rows.append(
+                    {"kind": "finished", "at": when, "outcome": outcome, "reason": reason, "code": _fault(event)}
+                )
             case _:
                 pass
     return rows
+
+
+def _fault(event: cycle.Event | None) -> str | None:
+    if isinstance(event, cycle.AggregationFailed):
+        return str(ErrorCode.AVERAGING_FAILED)
+    if isinstance(event, cycle.Aggregated) and event.failure:
+        return str(ErrorCode.EVALUATION_FAILED)
+    return None
 
 
 def _at_work(state: CycleState) -> set[str]:

@@ -1,7 +1,7 @@
 """Functions of a notebook that have a part in a training: its node knows their names, and nothing of their code.
 
 ``strategy`` of a `server_config` is then "notebook function median": the node averages by calling the function that
-the training's owner offers under that name.
+the training's owner offers; and ``evaluate`` is the name of one that scores each new model before the round is over.
 """
 
 from __future__ import annotations
@@ -51,13 +51,16 @@ def check_name(name: str) -> None:
         )
 
 
-def failed(name: str, what: str) -> str:
-    """Why a round fails that a function can't average.
+def failed(role: str, name: str, what: str) -> str:
+    """Why a round fails in which a function had a part.
 
-    >>> failed("median", "gave float64[3]\nof 4")
+    >>> failed("strategy", "median", "gave float64[3]\nof 4")
     'the strategy median gave float64[3] of 4'
+    >>> failed("evaluate", "accuracy", "raised KeyError: 'w'")
+    "evaluate=accuracy raised KeyError: 'w'"
     """
-    return f"the strategy {name} {' '.join(what.split())}"[:MAX_REASON]
+    who = f"evaluate={name}" if role == "evaluate" else f"the strategy {name}"
+    return f"{who} {' '.join(what.split())}"[:MAX_REASON]
 
 
 def mismatch(got: str, size: int) -> str:

@@ -58,6 +58,7 @@ class CycleRules:
         max_norm: a diff with a larger L2 norm is refused.
         strategy: see `federated.strategies`, or `federated.notebook`; nothing where the training was hosted with an
             averaging plan.
+        evaluate: the name of a notebook's function that scores each new model; "" without one.
         iterative_plan: the averaging plan takes one report after the other, and knows of no weights.
         keep_last, keep_every: the node keeps the models of the last rounds and of every k-th (0: none besides).
     """
@@ -81,6 +82,7 @@ class CycleRules:
     max_samples: int | None = None
     max_norm: float | None = None
     strategy: str = "fedavg"
+    evaluate: str = ""
     iterative_plan: bool = False
     keep_last: int = 20
     keep_every: int = 0
@@ -150,10 +152,9 @@ class CycleRules:
         """Seconds from the first candidate to a draw."""
         return min(self.selection_length, math.inf if self.cycle_length is None else self.cycle_length / 10)
 
-    @property
-    def function(self) -> str | None:
-        """The name of the notebook's function that averages, if one does."""
-        return notebook.function_of(self.strategy)
+    def function(self, role: str) -> str | None:
+        """The name of the notebook's function that is the "strategy", or does "evaluate", if one does."""
+        return notebook.function_of(self.strategy) if role == "strategy" else self.evaluate or None
 
     @property
     def requires_speed_test(self) -> bool:
@@ -211,6 +212,18 @@ def _strategy(key: str, value: Any) -> str:
     return value
 
 
+def _function(key: str, value: Any) -> str:
+    if value in _NEUTRAL:
+        return ""
+    if not isinstance(value, str):
+        raise _wrong(key, value, "it must be a function's name")
+    try:
+        notebook.check_name(value)
+    except UsageError as error:
+        raise _wrong(key, value, error.hint or error.message) from None
+    return value
+
+
 def _asked(key: str, value: Any) -> bool:
     if value in _NEUTRAL:
         return False
@@ -240,6 +253,7 @@ _KNOWN: dict[str, Any] = {
     "max_samples": _whole(1),
     "max_norm": _number(0, above=True),
     "strategy": _strategy,
+    "evaluate": _function,
     "iterative_plan": _asked,
     "keep_last": _whole(1),
     "keep_every": _whole(0),

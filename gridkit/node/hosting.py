@@ -191,7 +191,7 @@ class Hosting:
         kept: list[str] = []
         try:
             specs = await asyncio.to_thread(intake.copy_model, model, drafts[0])
-            if rules.function is not None:
+            if rules.function("strategy") is not None:
                 check_size(sum(spec.size for spec in specs if spec.averaged), rules, self.rounds.runner.limits)
             if averaging_plan is not None:
                 await asyncio.to_thread(

@@ -27,6 +27,9 @@ RIGHT = "offer-function"
 ALONE_SECONDS = 15.0
 """after which an offer looks again whether its credential is still good"""
 
+Part = tuple[str, str]
+"""a process's id, and the part: "strategy" or "evaluate" (a function has one)"""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Offer:
@@ -41,32 +44,32 @@ class Offer:
 
 
 class Notebooks:
-    """All offers of one node, by the process that they are for."""
+    """All offers of one node, by the part that they are for."""
 
     def __init__(self) -> None:
-        self._of: dict[str, list[Offer]] = {}
+        self._of: dict[Part, list[Offer]] = {}
 
-    def newest(self, process_id: str) -> Offer | None:
+    def newest(self, part: Part) -> Offer | None:
         """The offer that counts."""
-        offers = self._of.get(process_id)
+        offers = self._of.get(part)
         return offers[-1] if offers else None
 
     @contextmanager
-    def offered(self, process_id: str, offer: Offer) -> Iterator[None]:
+    def offered(self, part: Part, offer: Offer) -> Iterator[None]:
         """For as long as it lasts."""
-        self._of.setdefault(process_id, []).append(offer)
+        self._of.setdefault(part, []).append(offer)
         try:
             yield
         finally:
-            self.withdraw(process_id, offer)
+            self.withdraw(part, offer)
 
-    def withdraw(self, process_id: str, offer: Offer) -> None:
+    def withdraw(self, part: Part, offer: Offer) -> None:
         """It can't be called any more. Idempotent."""
-        offers = self._of.get(process_id, [])
+        offers = self._of.get(part, [])
         if offer in offers:
             offers.remove(offer)
         if not offers:
-            self._of.pop(process_id, None)
+            self._of.pop(part, None)
 
 
 async def offer(rounds: Rounds, access: Access, asked: Asked) -> dict[str, Any]:
@@ -83,11 +86,11 @@ async def offer(rounds: Rounds, access: Access, asked: Asked) -> dict[str, Any]:
     about(subject)
     process = await rounds.named(wish.name, wish.version)
     access.allow(session.principal, RIGHT, owner=process.owner)
-    rules = process.state.rules
-    if rules.function is None:
+    if process.state.rules.function(wish.role) is None:
+        averages = f"averages by '{process.state.rules.strategy}', not by a function of a notebook"
         raise UsageError(
-            f"{process.title} averages by '{rules.strategy}', not by a function of a notebook",
-            "start another training with strategy=…",
+            f"{process.title} {'has no evaluate' if wish.role == 'evaluate' else averages}",
+            f"start another training with {wish.role}=…",
             code=ErrorCode.BAD_CONFIG,
         )
     if process.state.phase is Phase.FINISHED:
@@ -98,7 +101,7 @@ async def offer(rounds: Rounds, access: Access, asked: Asked) -> dict[str, Any]:
             status=409,
         )
     made, beat = Offer(session, wish.function.id), {"id": asked.work.id, "phase": "offered"}
-    with rounds.notebooks.offered(process.id, made):
+    with rounds.notebooks.offered((process.id, wish.role), made):
         asked.work.progress["phase"] = "offered"
         session.pass_by(("heartbeat", asked.work.id), Notification("heartbeat", beat))
         session.done(RIGHT, subject)

@@ -19,8 +19,10 @@ from sqlalchemy.exc import OperationalError
 from gridkit.errors import ErrorCode, NodeError, NotFoundError
 from gridkit.federated import cycle, history
 from gridkit.federated.aggregate import aggregate, subtract
-from gridkit.node import averaging, notebook_rule
+from gridkit.node import averaging
 from gridkit.node.failpoint import failpoint
+from gridkit.node.notebook_call import FunctionFailed, Gone, Score
+from gridkit.node.notebook_rule import Notebook
 from gridkit.node.notebooks import Notebooks
 from gridkit.node.processes import (
     Process,
@@ -199,12 +201,15 @@ class Rounds:
         """Average the reports of a closed cycle into the next checkpoint; again, if the disk or the runner is full
         meanwhile, or the notebook gone whose function does it."""
         pause = 1.0
-        notebook = None if process.state.rules.function is None else notebook_rule.Notebook(self, process, order)
+        function = process.state.rules.function("strategy")
+        notebook = None if function is None else Notebook(self, process, order, "strategy")
         while await self.is_due(process, order):
             try:
-                await self._aggregate_once(process, order, None if notebook is None else await notebook.lent())
+                if notebook is not None:
+                    await notebook.offer()  # before any file is opened
+                await self._aggregate_once(process, order, notebook)
                 break
-            except notebook_rule.Gone:
+            except Gone:
                 continue
             except (OSError, OperationalError, NodeError) as error:
                 if isinstance(error, NodeError) and error.code is not ErrorCode.BUSY:
@@ -224,19 +229,20 @@ class Rounds:
         await self.db.write(lambda c: append_rows(c, process.id, [row]))
         self.announce()
 
-    async def _aggregate_once(self, process: Process, order: cycle.Aggregate, lent: notebook_rule.Lent | None) -> None:
+    async def _aggregate_once(self, process: Process, order: cycle.Aggregate, notebook: Notebook | None) -> None:
         started = time.perf_counter()
         failpoint("aggregate-started")
         old = await self.open_checkpoint(process, order.sequence)
         draft = self.blobs.draft()
         try:
             try:
-                await self._average(process, order, old, draft, lent)
+                await self._average(process, order, old, draft, notebook)
             except averaging.AveragingFailed as error:
                 reason = str(error)
                 await self.apply(process.id, lambda at: cycle.AggregationFailed(at, order.sequence, reason))
                 return
             failpoint("aggregate-stored")
+            score, failure = await self._scored(process, order, draft)
 
             def remember(c: sa.Connection, before: Process, _decisions: Iterable[cycle.Decision]) -> None:
                 if before.state.sequence == order.sequence and before.state.phase is cycle.Phase.AGGREGATING:
@@ -248,14 +254,15 @@ class Rounds:
                 await asyncio.to_thread(self.blobs.keep, draft)
                 testers = await self.db.read(lambda c: testers_of(c, process.id))
                 took = time.perf_counter() - started
-                await self.apply(process.id, lambda at: cycle.Aggregated(at, order.sequence, took, testers), remember)
+                told = (took, testers, score.metrics, score.stop, failure)
+                await self.apply(process.id, lambda at: cycle.Aggregated(at, order.sequence, *told), remember)
             failpoint("aggregate-committed")
         finally:
             old.close()
             await asyncio.to_thread(draft.discard)
 
     async def _average(
-        self, process: Process, order: cycle.Aggregate, old: BinaryIO, draft: Draft, lent: notebook_rule.Lent | None
+        self, process: Process, order: cycle.Aggregate, old: BinaryIO, draft: Draft, notebook: Notebook | None
     ) -> None:
         """Write the next model into the draft: by the training's strategy, its averaging plan, or a notebook's
         function."""
@@ -269,9 +276,9 @@ class Rounds:
             reports = await asyncio.to_thread(self._opened, order, files)
             model = await asyncio.to_thread(StateReader, old)
             size = sum(spec.size for spec in process.model if spec.averaged)
-            if lent is not None:
-                result = await lent.result(reports, size)
-                with lent.final():
+            if notebook is not None:
+                result = await notebook.average(reports, size)
+                with notebook.final():
                     await asyncio.to_thread(write, subtract(model, result))
                 return
             if own is None:
@@ -281,6 +288,16 @@ class Rounds:
             with averaging.final():
                 result = await averaging.average(self.runner, plan, reports, size)
                 await asyncio.to_thread(write, subtract(model, result))
+
+    async def _scored(self, process: Process, order: cycle.Aggregate, draft: Draft) -> tuple[Score, str]:
+        """What a notebook's function says of the next model, if one shall; and why it can't."""
+        if process.state.rules.function("evaluate") is None:
+            return Score(), ""
+        with draft.open() as file:
+            try:
+                return await Notebook(self, process, order, "evaluate").score(StateReader(file)), ""
+            except FunctionFailed as error:
+                return Score(), str(error)
 
     def _opened(self, order: cycle.Aggregate, files: ExitStack) -> list[tuple[float, TensorSource]]:
         return [(p.weight, StateReader(files.enter_context(self.blobs.open(p.digest)))) for p in order.parts]

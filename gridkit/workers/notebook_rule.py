@@ -62,7 +62,7 @@ class NotebookRule:
     def failure(self, error: PlanError) -> str:
         """Why a round ends that it can't average."""
         own = error.code is ErrorCode.AVERAGING_FAILED
-        return notebook.failed(self._name, error.message if own else f"failed: {error.message}")
+        return notebook.failed("strategy", self._name, error.message if own else f"failed: {error.message}")
 
     def _called(self, diffs: torch.Tensor, weights: torch.Tensor) -> Any:
         if inspect.iscoroutinefunction(self._fn):

@@ -105,8 +105,8 @@ def test_the_configuration_names_it_and_has_nothing_of_its_code() -> None:
     _, server = configurations(**common, strategy=median)
     assert server["strategy"] == "notebook function median"
     rules = CycleRules.from_config(server)
-    assert rules.function == "median" and CycleRules(**rules.to_json()) == rules
-    assert CycleRules().function is None
+    assert rules.function("strategy") == "median" and CycleRules(**rules.to_json()) == rules
+    assert CycleRules().function("strategy") is None and CycleRules().function("evaluate") is None
     _, odd = configurations(**common, strategy=type("Odd\n", (), {"__call__": lambda self, d, w: d})())
     assert odd["strategy"] == "notebook function Odd?"
 

@@ -211,8 +211,8 @@ class Server:
     # ---- what only the node asks
 
     def _reserve(self, p: v1.Reserve, raw: dict[str, Any], bodies: list[Body]) -> Outcome:
-        zeros = np.zeros(tuple(p.shape), np.float32)
-        return self._session.create(p.variable_id, zeros, private=True), {}
+        zeros = np.zeros(tuple(p.shape), p.dtype)
+        return self._session.create(p.variable_id, zeros, private=p.private), {}
 
     def _fill(self, p: v1.Fill, raw: dict[str, Any], bodies: list[Body]) -> Outcome:
         reports.fill(self._session.tensor(p.variable_id), p.start, p.data)

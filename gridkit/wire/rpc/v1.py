@@ -232,6 +232,7 @@ class OfferFunction(Members):
 
     name: Name
     version: Name
+    role: Literal["strategy", "evaluate"] = "strategy"
     function: CallableRef
 
 
@@ -245,10 +246,12 @@ class Seed(Members):
 
 
 class Reserve(Members):
-    """A private tensor of float32 zeros, which is filled afterwards."""
+    """A tensor of zeros, which is filled afterwards."""
 
     variable_id: Name
+    dtype: Name
     shape: Shape
+    private: bool
 
 
 class Fill(Members):
