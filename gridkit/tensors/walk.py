@@ -48,7 +48,7 @@ class Walk:
         self._changed()
 
     def _changed(self) -> None:
-        for begun in self._client.passes.values():
+        for begun in tuple(self._client.passes.values()):  # to which other threads add
             new = begun.id not in self._passes
             if new and begun.kind == "backward" and (begun.touches is None or begun.touches & self._leaves.keys()):
                 self.snapshot()

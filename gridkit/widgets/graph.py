@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -71,21 +72,24 @@ def drawing(
             middles[id] = (left + widths[id] / 2, GAP + ROW * at + (HEIGHT + NOTE) / 2)
             left += widths[id] + GAP
     lines = []
-    for a, b in arrows:
+    for (a, b), count in Counter(arrows).items():
         (x, y), (to_x, to_y) = middles[a], middles[b]
-        ends = x, y + heights[a] / 2, to_x, to_y - heights[b] / 2
-        lines.append(_arrow(*ends, passed=boxes[a].number is not None))
+        for place in range(count):  # beside each other
+            aside = (place - (count - 1) / 2) * min(10, 30 / count)
+            ends = x + aside, y + heights[a] / 2, to_x + aside, to_y - heights[b] / 2
+            lines.append(_arrow(*ends, passed=boxes[a].number is not None))
     drawn = [_box(boxes[id], x, y, widths[id], heights[id]) for id, (x, y) in middles.items()]
+    # JupyterLab shows the bare text of a picture in a notebook that it doesn't trust yet: a line a box.
     svg = tag(
         "svg",
         *lines,
-        *drawn,
+        *(part for box in drawn for part in (box, "\n")),
         viewBox=f"0 0 {width:.0f} {height:.0f}",
         role="img",
         aria_label=described,
         style=f"width:100%;max-width:{width:.0f}px;height:auto;color:inherit;font-family:inherit",
     )
-    return tag("figure", svg, tag("figcaption", caption), class_="gridkit", style="margin:0")
+    return tag("figure", svg, tag("figcaption", caption), class_="gridkit", style="margin:0;white-space:pre-line")
 
 
 def _ordered(rows: Sequence[Sequence[int]], arrows: Sequence[tuple[int, int]]) -> list[list[int]]:
@@ -112,6 +116,7 @@ def _box(box: Box, x: float, y: float, width: float, height: float) -> Html:
     return tag(
         "g",
         tag("title", box.hint),
+        " ",
         tag(
             "rect",
             x=f"{x - width / 2:.1f}",
@@ -126,7 +131,9 @@ def _box(box: Box, x: float, y: float, width: float, height: float) -> Html:
             stroke_dasharray="5 3" if box.freed and not box.newest else None,
         ),
         _text(_cut(box.title), x, y + (-3 if box.note else 4), 12),
+        " ",
         _text(box.number, x + width / 2 + 10, y - 8, 10) if lit else None,
+        " ",
         _text(_cut(box.note, MAX_NOTE), x, y + 13, 11) if box.note else None,
     )
 
