@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from gridkit.errors import ErrorCode
 from gridkit.federated.checks import Verdict
+from gridkit.frozen import frozen
 
 # ---- events
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WorkerAsked:
     """A worker wants work. `request_key` is fresh and random; it is used if the worker gets work. `download` and
     `upload` are what the worker says of its line, in Mbit/s (2^20 bits); None and 0 are unknown."""
@@ -25,7 +26,7 @@ class WorkerAsked:
     upload: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReportCame:
     """A report is here, checked and stored. `error` is {type, message, traceback} of a worker that failed."""
 
@@ -40,14 +41,14 @@ class ReportCame:
     error: Mapping[str, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tick:
     """Time has passed."""
 
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StopAsked:
     """The owner wants the end: after this round, or `now`."""
 
@@ -55,7 +56,7 @@ class StopAsked:
     now: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tester:
     """A worker that shall test each new model on its own data."""
 
@@ -64,7 +65,7 @@ class Tester:
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Aggregated:
     """The next model of this cycle is stored. `seconds`: how long averaging took. `testers` test it before the next
     cycle opens; those that have left don't. `metrics` is what the notebook's function says of it (None: no finite
@@ -79,7 +80,7 @@ class Aggregated:
     failure: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AggregationFailed:
     """The reports of this cycle can't be averaged, and won't be at another try: the averaging plan is at fault."""
 
@@ -88,7 +89,7 @@ class AggregationFailed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TestCame:
     """A tester says what the newest model is worth on its data: finite numbers, or text. `digest` is of all of it."""
 
@@ -98,7 +99,7 @@ class TestCame:
     metrics: Mapping[str, float | str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WorkerLeft:
     """A member of the roster takes no further part: it rejected what it was told, or can't be reached."""
 
@@ -115,7 +116,7 @@ Event = WorkerAsked | ReportCame | Tick | StopAsked | Aggregated | AggregationFa
 # ---- decisions
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Accept:
     """The worker has work."""
 
@@ -125,7 +126,7 @@ class Accept:
     sequence: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reject:
     """No work. `retry_after` in seconds; None is never again."""
 
@@ -135,21 +136,21 @@ class Reject:
     retry_after: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Count:
     """The report, or the test, counts."""
 
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Duplicate:
     """The same bytes came again: success, and nothing changes."""
 
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Refuse:
     """The report, or the test, doesn't count. `verdict` is None where nothing was recorded, as after the end."""
 
@@ -159,7 +160,7 @@ class Refuse:
     verdict: Verdict | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Part:
     """One report of an aggregation."""
 
@@ -168,7 +169,7 @@ class Part:
     weight: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Aggregate:
     """Average these reports, in this (slot) order, into checkpoint ``sequence + 1``."""
 
@@ -176,7 +177,7 @@ class Aggregate:
     parts: tuple[Part, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Expire:
     """These workers didn't report in time."""
 
@@ -184,7 +185,7 @@ class Expire:
     workers: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Test:
     """These workers test the newest model until the deadline."""
 
@@ -193,7 +194,7 @@ class Test:
     workers: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Miss:
     """These workers didn't test in time."""
 
@@ -201,14 +202,14 @@ class Miss:
     workers: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Left:
     """The worker has left for good."""
 
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Open:
     """A cycle opens."""
 
@@ -216,7 +217,7 @@ class Open:
     deadline: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Draw:
     """The number-th draw of a cycle gave places to the workers in these slots, of so many candidates."""
 
@@ -226,7 +227,7 @@ class Draw:
     candidates: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finish:
     """The training is over: "completed", "stopped" or "failed"."""
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from typing import Any
 
 from gridkit.federated.events import Decision, Open
 from gridkit.federated.rules import CycleRules
+from gridkit.frozen import frozen
 
 HELD = 60.0
 """seconds for which a worker that asked counts as there, and for which a drawn one has its place"""
@@ -31,7 +32,7 @@ class Status(enum.StrEnum):
     EXPIRED = "expired"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Assignment:
     """One worker in one cycle. The key is a secret between it and the node."""
 
@@ -52,7 +53,7 @@ class Assignment:
         return {name: getattr(self, name) for name in _ASSIGNMENT}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Candidate:
     """A worker that waits for its lot, or (with `drawn_at`) for which a place is kept."""
 
@@ -77,7 +78,7 @@ class Answer(enum.StrEnum):
     MISSING = "missing"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tested:
     """One tester of the newest model. `at` is when its test began; `digest` is of what it said."""
 
@@ -91,7 +92,7 @@ class Tested:
         return {name: getattr(self, name) for name in _TESTED}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Departure:
     """Who left, in which cycle, and why. The cycles after that one do without it."""
 
@@ -109,7 +110,7 @@ _TESTED = tuple(item.name for item in fields(Tested))
 _DEPARTURE = tuple(item.name for item in fields(Departure))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CycleState:
     """All that is known of a training's cycles; small, a value, and JSON.
 
