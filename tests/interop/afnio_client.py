@@ -114,7 +114,7 @@ def forget(namespace: str, slug: str) -> None:
 def connect(client: str, named: bool = False, key: str = KEY, port: int = int(PORT)) -> str:
     """A link of a new client; one with a name has it in its address, with the key."""
     address = f"ws://{client}:{key}@{HOST}" if named else f"ws://{HOST}"
-    CLIENTS[client] = TellurioWebSocketClient(address, port, default_timeout=10)
+    CLIENTS[client] = TellurioWebSocketClient(address, port, default_timeout=30)
     session = run_in_background_loop(CLIENTS[client].connect(api_key=key, retries=1))["session_id"]
     assert isinstance(session, str) and session
     return session
@@ -146,7 +146,7 @@ def deaf(connects: int) -> int:
             await gone(client)
 
         async def linked() -> Any:
-            client = TellurioWebSocketClient(f"ws://{HOST}", int(PORT), default_timeout=10)
+            client = TellurioWebSocketClient(f"ws://{HOST}", int(PORT), default_timeout=30)
             await client.connect(api_key=KEY, retries=1)
             return client
 
@@ -169,7 +169,7 @@ def deaf(connects: int) -> int:
 
 
 @verb
-def call(client: str, method: str, params: Any = None, timeout: float = 10.0) -> Any:
+def call(client: str, method: str, params: Any = None, timeout: float = 30.0) -> Any:
     """The whole reply."""
     return run_in_background_loop(CLIENTS[client].call(method, dict(params or {}), timeout=timeout))
 
@@ -194,7 +194,7 @@ def start(client: str, method: str, params: Any, timeout: float) -> None:
 def finish(client: str) -> Any:
     """The result of what was started, and whether it came over another link than the call went."""
     future, old = UNDER_WAY.pop(client)
-    return {"result": future.result(30)["result"], "another": CLIENTS[client].connection is not old}
+    return {"result": future.result(60)["result"], "another": CLIENTS[client].connection is not old}
 
 
 @verb
@@ -216,7 +216,7 @@ def returned(client: str) -> None:
 
 
 def back(client: str, old: Any) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         held = CLIENTS[client]
         if (
@@ -298,6 +298,17 @@ def backward(x: Any, w: Any, seed: Any) -> Any:
         y = Mul.apply(x + x, w)
         y.backward(variable(seed, "seed"))
     return {"y": y.data, "x": [g.data for g in x.grad], "w": [g.data for g in w.grad]}
+
+
+@verb
+def accumulate(a: Any, b: Any) -> Any:
+    """``c = a * b``, then ``c += b`` twice."""
+    a, b = variable(a, "a", True), variable(b, "b", True)
+    c = Mul.apply(a, b)
+    c += b
+    c += b
+    c.backward(variable([1.0] * len(c.data), "seed"))
+    return {"c": c.data, "a": [g.data for g in a.grad], "b": [g.data for g in b.grad]}
 
 
 @verb

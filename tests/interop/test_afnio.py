@@ -145,6 +145,11 @@ def test_backward_is_torchs(afnio: Afnio) -> None:
         assert torch.equal(torch.tensor(came[name]), torch.stack([gradient, gradient]))
 
 
+def test_what_is_added_in_place_is_in_the_graph(afnio: Afnio) -> None:
+    came = afnio("accumulate", a=[2.0, 3.0], b=[5.0, 7.0])
+    assert came == {"c": [20.0, 35.0], "a": [[5.0, 7.0]], "b": [[4.0, 5.0]]}
+
+
 @pytest.mark.parametrize("options", [{"lr": 0.1}, {"lr": 0.05, "momentum": 0.9}], ids=["plain", "momentum"])
 def test_an_optimizer_steps_as_torchs_does(afnio: Afnio, options: dict[str, float]) -> None:
     start, target = [1.0, -0.7, 3.0], [0.3, 0.1, -2.0]

@@ -115,6 +115,8 @@ def update_variable(asked: Asked) -> Answering:
             calls.ask("update_variable", bodies, variable_id=record.tensor, field="data", value=encode(array, bodies))
         case "role":
             record.role = value
+        case "requires_grad" if value == record.requires_grad:
+            pass  # torch refuses that too where it is a result's
         case "requires_grad" if value and not record.dtype.startswith("float"):
             whole = record.tensor  # numbers without gradients: from now on it is the same as float32
             calls.known.rename(record, calls.known.new_id())

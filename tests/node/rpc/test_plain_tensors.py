@@ -159,10 +159,18 @@ async def in_place(client: Client) -> None:
     for field in ("data", "requires_grad", "is_leaf", "_output_nr", "_grad_fn"):
         await client.update(a, field, c[field])
     assert (await client.read(a))["data"] == [3]
+    d = await client.run("Add", ref(a), ref(b))  # and of a result
+    for field in ("data", "requires_grad", "_grad_fn"):
+        await client.update(a, field, d[field])
+    assert (await client.read(a))["data"] == [5]
     y = await client.run("Mul", ref(a), ref(a))
     await client.plain.call("run_backward", {"variables": ref(y["variable_id"])})
     gradients = {params["variable_id"]: params["gradient"]["data"] for m, params in client.told if m == "append_grad"}
-    assert gradients[b] == [6]
+    assert gradients[b] == [20]
+    assert (
+        await client.code("update_variable", {"variable_id": a, "field": "requires_grad", "value": False})
+        == "BAD_INPUT"
+    )
 
 
 async def evaluation(client: Client) -> None:
