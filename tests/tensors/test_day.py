@@ -6,7 +6,6 @@ import asyncio
 import gc
 import tracemalloc
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
