@@ -181,6 +181,16 @@ def test_optimizers_are_told_as_the_schema_has_them(node: Node) -> None:
     assert isinstance(kept, v1.Tensor) and kept.values is not None and kept.values.tolist() == [1, 1]
 
 
+def test_arrays_are_tensors_for_one_call(node: Node) -> None:
+    create(node)
+    given = [[np.ones(2, np.float32), X], 1]
+    assert node.run("torch.stack", given, "s") == {"variable_ids": ["s"]}
+    assert node.do("get_variable", variable_id="s")["data"].shape == (2, 2)
+    node.do("delete_variables", variable_ids=["s"])
+    node.send("seed", seed=1)
+    assert node.hear()[0]["count"] == 1
+
+
 def test_refusals(node: Node) -> None:
     node.server._results = 4
     create(node)
@@ -191,7 +201,9 @@ def test_refusals(node: Node) -> None:
     assert node.refused("get_variable") == "BAD_REQUEST"
     function = {"kwargs": {}, "out_ids": ["y"], "grad_enabled": True}
     assert node.refused("run_function", function_name="os.system", args=["ls"], **function) == "NOT_ALLOWED"
-    assert node.refused("run_function", function_name="torch.add", args=[np.ones(2), X], **function) == "BAD_INPUT"
+    node.server._session._ledger.limit = 500
+    large = np.zeros(100)
+    assert node.refused("run_function", function_name="torch.sum", args=[large], **function) == "OUT_OF_MEMORY"
     assert ref("x") == encode(X)
 
 

@@ -12,7 +12,7 @@ In JSON, and in the values that are made of it here:
 ``{"__memory_format__": "channels_last"}``  ``torch.channels_last``
 ==========================================  =======================================
 
-Lists, texts, numbers, booleans and null stand for themselves.
+Lists, texts, numbers, booleans and null stand for themselves, and so do tensors without an id.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def value_of(form: Any, find: Callable[[object], torch.Tensor], depth: int = MAX
     """The value that a form stands for.
 
     Args:
-        form: JSON as above; Python's own tuples, which JSON doesn't know, are read as tuples.
+        form: as above; Python's own tuples, which JSON doesn't know, are read as tuples.
         find: gives a tensor for its id, or raises.
 
     Raises:
@@ -59,6 +59,8 @@ def value_of(form: Any, find: Callable[[object], torch.Tensor], depth: int = MAX
         return form
     if not depth:
         raise bad_form(f"an argument has lists within lists, more than {MAX_DEPTH} deep")
+    if isinstance(form, torch.Tensor):
+        return form
     if isinstance(form, list):
         return [value_of(item, find, depth - 1) for item in form]
     if isinstance(form, tuple):

@@ -101,6 +101,10 @@ class Ledger:
         """Who holds the tensor's memory."""
         return self._shared.get(storage_of(tensor)[0], ())
 
+    def unheld(self, tensors: Iterable[torch.Tensor]) -> int:
+        """Bytes of those that nobody holds."""
+        return sum(size for place, size in {storage_of(tensor) for tensor in tensors} if place not in self._shared)
+
     def sweep(self) -> None:
         """Release what the dead held."""
         while self.dead:

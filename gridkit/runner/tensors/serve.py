@@ -29,11 +29,11 @@ from gridkit.runner.tensors import reports
 from gridkit.runner.tensors.passes import GradAppended, NodeFired
 from gridkit.runner.tensors.session import TensorSession
 from gridkit.runner.tensors.telling import Event, Teller, appended_form, fired_form, state_form
-from gridkit.runner.tensors.variables import Told, dtype_name
+from gridkit.runner.tensors.variables import Told, dtype_name, tensor_of
 from gridkit.wire.frames import cut, pack_frame, read_frame
 from gridkit.wire.rpc import v1
 from gridkit.wire.rpc.members import Members, read_members
-from gridkit.wire.rpc.values import Body, Edge, Variable, encode
+from gridkit.wire.rpc.values import Body, Edge, Variable, decode, encode
 
 FLUSH_SECONDS = 0.05
 """what a pass tells on its way is sent together for so long"""
@@ -77,11 +77,11 @@ class Server:
         self._cancelled: set[int] = set()
         self._begun = 0  # the last request that was
         self._names: list[str] = []
+        self._arrays: list[bytes] = []  # of the request
         self._total = 0
         self._clear()
         self._methods: dict[str, Callable[[Any, dict[str, Any], list[Body]], Outcome]] = {
             "create_variable": self._create_variable,
-            "create_private": self._create_private,
             "get_variable": self._get_variable,
             "name_grad": self._name_grad,
             "update_variable": self._update_variable,
@@ -129,7 +129,8 @@ class Server:
         try:
             self._go_on()
             method, raw = asked["method"], asked["params"]
-            params: Members = read_members(v1.TO_RUNNER[method], raw, parts[1:])
+            self._arrays = parts[1:]
+            params: Members = read_members(v1.TO_RUNNER[method], raw, self._arrays)
             told, answer["result"] = self._methods[method](params, raw, bodies)
             self._events += self._teller.events(told, self._bodies)
         except GridkitError as error:
@@ -179,9 +180,6 @@ class Server:
     def _create_variable(self, p: v1.CreateVariable, raw: dict[str, Any], bodies: list[Body]) -> Outcome:
         return self._session.create(p.variable_id, p.data, p.requires_grad, p.parameter), {}
 
-    def _create_private(self, p: v1.CreateVariable, raw: dict[str, Any], bodies: list[Body]) -> Outcome:
-        return self._session.create(p.variable_id, p.data, p.requires_grad, p.parameter, private=True), {}
-
     def _get_variable(self, p: v1.VariableId, raw: dict[str, Any], bodies: list[Body]) -> Outcome:
         size = self._session.size(p.variable_id)
         if size > self._results:
@@ -227,9 +225,8 @@ class Server:
     # ---- functions and passes
 
     def _run_function(self, p: v1.RunFunction, raw: dict[str, Any], bodies: list[Body]) -> Outcome:
-        return _named(
-            self._session.call(p.function_name, raw["args"], raw["kwargs"], p.out_ids, grad_enabled=p.grad_enabled)
-        )
+        args, kwargs = _with_arrays(raw["args"], self._arrays), _with_arrays(raw["kwargs"], self._arrays)
+        return _named(self._session.call(p.function_name, args, kwargs, p.out_ids, grad_enabled=p.grad_enabled))
 
     def _get_backprop_ids(self, p: v1.BackpropIds, raw: dict[str, Any], bodies: list[Body]) -> Outcome:
         return Told(), {
@@ -300,6 +297,19 @@ def _error(error: GridkitError) -> dict[str, Any]:
 def _named(told: Told) -> Outcome:
     """The ids of what there is now."""
     return told, {"variable_ids": [variable.id for variable in told.variables]}
+
+
+def _with_arrays(form: Any, bodies: list[bytes]) -> Any:
+    """Arguments with tensors, there for the call only, in place of arrays."""
+    if not bodies:
+        return form
+    if isinstance(form, list):
+        return [_with_arrays(each, bodies) for each in form]
+    if isinstance(form, dict):
+        if "__tensor__" in form:
+            return tensor_of(decode(form, bodies))
+        return {name: _with_arrays(each, bodies) for name, each in form.items()}
+    return form
 
 
 def _ids(variables: list[Variable]) -> list[str]:

@@ -235,7 +235,8 @@ class TensorSession:
             self._check_results(function, out_ids, sizes.results, given)
         self._variables.check_new([name for name in out_ids if not self._variables.has(name)])
         graph = grad_enabled and any(tensor.requires_grad for tensor in given)
-        self._ledger.check_room(sizes.graph if graph else sizes.peak, function)
+        brought = self._ledger.unheld(given)
+        self._ledger.check_room(brought + (sizes.graph if graph else sizes.peak), function)
         versions = [tensor._version for tensor in given]
         try:
             with self._privacy.guard(function, private), torch.set_grad_enabled(grad_enabled):

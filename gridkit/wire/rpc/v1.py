@@ -423,7 +423,6 @@ TO_NODE: dict[str, type[Members]] = {
 }
 TO_RUNNER: dict[str, type[Members]] = {
     **TO_NODE,
-    "create_private": CreateVariable,
     "reserve": Reserve,
     "fill": Fill,
     "take": Take,
