@@ -19,9 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from websockets.asyncio.client import ClientConnection, connect
 
+from gridkit.aio import Session
+from gridkit.aio import connect as connect_grid
 from gridkit.client.rpc import RpcClient
+from tests.client.boundaries import Boundaries
 from tests.support import TOKEN, NodeUnderTest
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(300)]
@@ -30,6 +34,11 @@ AIM = 0.6
 MOST = 200
 """rounds, after which a ratio that hasn't been reached isn't reached: other work on the machine makes both slower, and
 only the quickest round of each counts"""
+
+DELAY = 0.01
+"""seconds that a message is on its way: 20 ms for a question and its answer"""
+ITEMS, AWAITED = 2000, 100
+"""nodes, edges and variables of a graph; and so many of them, told and confirmed one after another, for comparison"""
 
 Work = Callable[[], Awaitable[object]]
 
@@ -129,5 +138,45 @@ def test_small_calls_keep_up_with_bare_websockets(node: NodeUnderTest) -> None:
                 f"{theirs / ours:.2f} of theirs ({rounds} rounds)"
             )
             assert theirs >= AIM * ours
+
+    asyncio.run(run())
+
+
+async def mirrored(grid: Session) -> int:
+    """Compute until the notebook knows so many items of the graph; how many these are."""
+    x = y = grid.tensor(torch.ones(2), requires_grad=True)
+    mirror, kept = grid.rpc.mirror, []
+    for _ in range(ITEMS // 4):  # each makes a variable, a node, and two edges
+        y = y * x
+        kept.append(y)
+    await y.get()  # type: ignore[attr-defined]
+    return len(mirror.variables) + len(mirror.nodes) + sum(len(n.next_functions) for n in mirror.nodes.values())
+
+
+def test_a_graph_over_a_slow_link_takes_no_round_trip_an_item(node: NodeUnderTest) -> None:
+    async def run() -> None:
+        proxy = Boundaries(node.port, delay=DELAY)
+        async with proxy.running() as url, await connect_grid(url, token=TOKEN) as grid:
+            item = {"method": "create_node", "params": {"node_id": 1 << 40, "name": "MulBackward0"}}
+            await mirrored(grid)
+
+            async def one_by_one() -> None:
+                answers = await grid.rpc.call("loopback", {"calls": [item] * AWAITED})
+                assert answers["replies"] == [{"result": {"message": "Ok"}}] * AWAITED
+
+            async def at_once() -> None:
+                assert await mirrored(grid) >= ITEMS
+
+            awaited = await seconds(one_by_one) / AWAITED * ITEMS
+            best = 1e9
+            for _ in range(10):
+                best = min(best, await seconds(at_once))
+                if best * 20 <= awaited:
+                    break
+            print(
+                f"\n{ITEMS:,} graph items over a link with {2000 * DELAY:.0f} ms there and back: {best:.2f} s, "
+                f"one awaited message an item {awaited:.0f} s: {awaited / best:.0f} times as long"
+            )
+            assert best * 20 <= awaited
 
     asyncio.run(run())
