@@ -220,8 +220,9 @@ def graph_of(
 
 
 def _walk(nodes: Sequence[MirroredNode], variables: Mapping[str, MirroredVariable]) -> tuple[str | None, list[int]]:
-    """The pass that went through one of these nodes last, and where it has gone through, in order."""
-    newest = max((node for node in nodes if node.fired is not None), key=lambda node: node.order, default=None)
+    """The pass that went through one of these functions last, and where it has gone through, in order."""
+    fired = [node for node in nodes if node.fired is not None and node.variable_id is None]  # leaves have other graphs
+    newest = max(fired, key=lambda node: node.order, default=None)
     if newest is None or newest.fired is None:
         return None, []
     last = newest.fired

@@ -47,6 +47,8 @@ class TwinBox(W.VBox):  # type: ignore[misc]
 
     def close(self) -> None:
         """Close it, all that it holds, and their layouts and styles: each is known to the front-end on its own."""
+        with self._displaying:
+            self._displays.clear()  # what is closed can't be displayed any more
         _dispose(self)
 
     def __repr__(self) -> str:

@@ -87,6 +87,13 @@ def test_nodes_whose_message_was_lost(grid: Session) -> None:
     assert "  -  " not in str(y.graph()) and str(y.graph()).splitlines()[0].split()[0] == "1"
 
 
+def test_a_pass_through_another_graph_of_the_same_leaf_is_none_of_this_one(grid: Session) -> None:
+    x = grid.tensor(torch.ones(2), requires_grad=True)
+    y, other = x.exp().sum(), x.sin().sum()
+    assert len(walked(grid, other, ["SumBackward0", x._core.id], [x])) == 3
+    assert y.graph().last_pass is None and "went through" not in repr(y.graph())
+
+
 def test_a_script_has_its_text(grid: Session) -> None:
     x = grid.tensor([1.0, 2.0], requires_grad=True)
     y = (x * x).sum()
