@@ -15,6 +15,8 @@ from gridkit.node.child import Child, Lost
 from gridkit.node.settings import MIB, Limits
 
 MODULE = "gridkit.runner.tensors"
+LEFT_SECONDS = 60.0
+"""for which a session without a link keeps its process, whoever else needs one"""
 
 
 class Holder(Protocol):
@@ -23,6 +25,10 @@ class Holder(Protocol):
     @property
     def spare(self) -> bool:
         """Whether nothing is in it, and nothing is asked of it."""
+
+    @property
+    def left(self) -> float | None:
+        """Since when (the loop's time) nobody is there who could ask something of it; None: somebody is."""
 
     async def retire(self) -> None:
         """Give it back."""
@@ -61,7 +67,7 @@ class Runners:
             preview: tensors of so many elements are told with their values.
 
         Raises:
-            LimitError: `TOO_MANY`: there are as many as there may be, and each has tensors.
+            LimitError: `TOO_MANY`: there are as many as there may be, and each has tensors and a client.
             NodeError: `BUSY`: it couldn't be started.
         """
         given_back = self._given_back() if len(self._holders) >= self.limits.rpc_runners else None
@@ -108,8 +114,12 @@ class Runners:
             await child.end()
 
     def _given_back(self) -> Holder:
-        """One in which nothing is; its place is free from now on."""
+        """One in which nothing is, or whose client went longest ago; its place is free from now on."""
         spare = next((holder for holder in self._holders if holder.spare), None)
+        if spare is None:
+            before = asyncio.get_running_loop().time() - LEFT_SECONDS
+            left = {holder: holder.left for holder in self._holders if holder.left is not None}
+            spare = min((holder for holder in left if left[holder] <= before), key=left.__getitem__, default=None)
         if spare is None:
             raise LimitError(
                 f"{len(self._holders)} sessions have tensors on this node; no more may",

@@ -109,6 +109,7 @@ class Session:
         principal: who it is, as the newest link's credential has it.
         id: names it to its client, and to nobody else.
         link: the newest; None: there is none.
+        left: when the last one went (the loop's time); None: there is one, or there was none yet.
         on_close: called when the session ends; what lives in it is freed there.
         tensors: those that the client has on the node.
     """
@@ -125,6 +126,7 @@ class Session:
         self.line, self.principal = line, principal
         self.id = secrets.token_hex(16)
         self.link: Link | None = None
+        self.left: float | None = None
         self.links = 0
         self.closed: GridkitError | None = None
         self.on_close: list[Callable[[], object]] = []
@@ -144,7 +146,7 @@ class Session:
 
     def linked(self, link: Link, principal: Principal) -> Link | None:
         """This link is the one in use from now on, and is written to; the one that was, if there was one."""
-        old, self.link = self.link, link
+        old, self.link, self.left = self.link, link, None
         self.links = link.number
         self.principal, self._scope = principal, link.socket.scope
         self.line.linked(link)
@@ -165,7 +167,7 @@ class Session:
         """A link is gone; whether that was the one in use."""
         if self.link is not link:
             return False
-        self.link = None
+        self.link, self.left = None, asyncio.get_running_loop().time()
         self._calls.up = False
         self.line.dropped(link.number)
         return True

@@ -129,6 +129,11 @@ class Tensors:
         return self._child is not None and self._task is None and not self._count
 
     @property
+    def left(self) -> float | None:
+        """Since when (the loop's time) the client is away, and nothing is computed; None: one of the two isn't so."""
+        return None if self._task is not None else self._session.left
+
+    @property
     def crowded(self) -> bool:
         """Whether so much waits that no more should be asked. It gets less by itself: the process waits for nothing
         that the client has to say."""
@@ -352,8 +357,15 @@ class Tensors:
             self._runners.run(self.retire())
 
     async def retire(self) -> None:
-        """Give the process back. It has nothing."""
+        """Give the process back. If there is something in it, that is lost, and will be said."""
+        if self._count:
+            text = "another session needed the process while this one's client was away"
+            self._loss = NodeError(text, "begin anew", code=ErrorCode.RUN_FAILED)
+            self._runners.run(self._tell_loss(self.telling.lost(self._loss)))
         await self._end()
+
+    async def _tell_loss(self, events: Events) -> None:
+        await self._say(events, ())
 
     async def _end(self) -> None:
         child, self._child = self._child, None

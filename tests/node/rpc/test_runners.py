@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from gridkit.errors import NodeUnreachable
+from gridkit.errors import LimitError, NodeUnreachable
 from gridkit.node.child import Lost
+from gridkit.node.rpc.runners import LEFT_SECONDS
 from gridkit.node.rpc.works import Work
 from tests.node.rpc.ends import Plain, basic, live
 from tests.node.rpc.test_tensors_asked import FakeChild, World, ask, settle
@@ -92,6 +93,41 @@ def test_it_is_one_of_those_that_there_may_be(monkeypatch: pytest.MonkeyPatch) -
         world.runners.prepare(0)
         await settle()
         assert len(world.children) == 3, "there is no room"
+        await world.runners.close()
+
+    run()
+
+
+def test_whoever_is_away_longest_gives_up_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a minute, not before, and not while something is computed. It is told when it comes back."""
+
+    @live
+    async def run() -> None:
+        world = made(monkeypatch, rpc_runners=2)
+        now = asyncio.get_running_loop().time()
+        (one, first, told_one), (two, second, told_two), (three, _, _) = [world.session() for _ in range(3)]
+        for number, tensors in enumerate((one, two)):
+            asked = ask(tensors)
+            await settle()
+            world.children[number].answers(1, count=1)
+            await asked
+        first.left, second.left = now - LEFT_SECONDS + 5, now
+        with pytest.raises(LimitError):
+            await ask(three)
+        second.left = now - LEFT_SECONDS - 5
+        busy = ask(two)
+        await settle()
+        with pytest.raises(LimitError):
+            await ask(three)
+        world.children[1].answers(2)
+        await busy
+        await settle()
+        asked = ask(three)
+        await settle()
+        assert [child.ended for child in world.children] == [False, True, False] and one.pid is not None
+        assert told_two.events == ["log"] and told_one.events == []
+        world.children[2].answers(3)
+        assert (await asked).result == 3
         await world.runners.close()
 
     run()

@@ -57,6 +57,7 @@ class FakeSession:
     def __init__(self) -> None:
         self.closed: GridkitError | None = None
         self.on_close: list[Any] = []
+        self.left: float | None = None
         self.eased = 0
 
     def ease(self) -> None:
