@@ -23,7 +23,7 @@ class Evaluator:
         title: of the run, such as "'digits' 1.0".
         evaluate: the person's function.
         model: gives the model of a checkpoint; may block.
-        took: called with a round's number and its metrics.
+        took: called with a round's number, its metrics, and whether it shall be the last.
         ended: called once: with None when all rounds are evaluated, or with the error that ended it.
     """
 
@@ -32,7 +32,7 @@ class Evaluator:
         title: str,
         evaluate: Evaluate,
         model: Callable[[int], nn.Module],
-        took: Callable[[int, dict[str, float]], None],
+        took: Callable[[int, dict[str, float], bool], None],
         ended: Callable[[GridkitError | None], None],
     ) -> None:
         self._title = title
@@ -68,11 +68,16 @@ class Evaluator:
                 self._ended(error)
                 return
             try:
-                values = results.metric_values(self._evaluate(model))
+                said = self._evaluate(model)
+                values = results.metric_values(said)
             except Exception as error:  # noqa: BLE001  it is the user's; wait() raises it
                 self._ended(self._failed(round, error))
                 return
-            self._took(round, values)
+            try:
+                self._took(round, values, results.stops(said))
+            except GridkitError as error:
+                self._ended(error)
+                return
         self._ended(None)
 
     def _failed(self, round: int, error: Exception) -> EvaluationFailed:

@@ -12,6 +12,7 @@ import numpy as np
 
 from gridkit.cells import ShortDir
 from gridkit.client.node import NodeClient
+from gridkit.client.rpc_callables import Exposed
 from gridkit.errors import NodeUnreachable
 from gridkit.run import RunBase, RunSource
 from gridkit.wire.notifications import NotificationType
@@ -19,7 +20,7 @@ from gridkit.wire.notifications import NotificationType
 RunT = TypeVar("RunT", bound=RunBase)
 T = TypeVar("T")
 Spawn = Callable[[Coroutine[Any, Any, Any]], None]
-Lend = Callable[[Callable[..., Any]], Coroutine[Any, Any, None]]
+Lend = Callable[[str, Callable[..., Any] | Exposed], Coroutine[Any, Any, None]]
 
 FAREWELL_SECONDS = 1.0
 """for which the end of a run waits until its push participants have been told of it"""
@@ -86,7 +87,7 @@ class NodeSource(RunSource):
     """Feeds a Run from a node's event stream, on the event loop in which it is started.
 
     Args:
-        lend: lends the training a function.
+        lend: lends the training a function for a part: see `RunSource.lend`.
         raised: what a function that was lent raised last.
     """
 
@@ -147,8 +148,8 @@ class NodeSource(RunSource):
     async def stop(self, now: bool) -> None:
         await self._node.stop(self._name, self._version, now=now)
 
-    async def lend(self, fn: Callable[..., Any]) -> None:
-        await self._lend(fn)
+    async def lend(self, role: str, fn: Callable[..., Any] | Exposed) -> None:
+        await self._lend(role, fn)
 
     def raised(self) -> BaseException | None:
         return self._raised()

@@ -47,6 +47,9 @@ class Record(cells.ShortDir):
                 return False
             # Rows come a little late and never early: the least delay seen is the difference of the clocks.
             self._clock_ahead = min(self._clock_ahead, time.time() - row["at"])
+            if row["kind"] == "aggregated" and row.get("metrics"):  # of a notebook's function that the node has called
+                values = {name: math.nan if v is None else v for name, v in row["metrics"].items()}
+                self._evaluated[row["cycle"]] = results.metric_values(values)
         return True
 
     @property

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gridkit.errors import ErrorCode, RunError, WorkersFailed
+from gridkit.errors import ErrorCode, EvaluationFailed, RunError, WorkersFailed
 from gridkit.federated.history import History, Row, Standing
 from gridkit.wire.tensors import Array
 
@@ -70,7 +70,16 @@ def metric_values(values: Mapping[str, Any] | None) -> dict[str, float]:
         return {}
     if not isinstance(values, Mapping):
         raise TypeError(f"evaluate returned {type(values).__name__}, not a dict of metrics")
-    return {f"evaluate_{name}" if name in _ROUND_COLUMNS else str(name): float(v) for name, v in values.items()}
+    return {
+        f"evaluate_{name}" if name in _ROUND_COLUMNS else str(name): float(value)
+        for name, value in values.items()
+        if not (name == "stop" and isinstance(value, bool))  # which is no metric
+    }
+
+
+def stops(values: Mapping[str, Any] | None) -> bool:
+    """Whether what `evaluate` returned asks for the end: ``{"accuracy": 0.99, "stop": True}``."""
+    return isinstance(values, Mapping) and values.get("stop") is True
 
 
 def metrics_frame(
@@ -193,6 +202,8 @@ def failure(history: History, title: str, *, debuggable: Collection[int] = ()) -
         title: of the run, such as "'digits' 1.0".
         debuggable: the slots for which `run.debug` works here.
     """
+    if history.code == ErrorCode.EVALUATION_FAILED:
+        return EvaluationFailed(f"the training {title} failed: {history.reason}")
     failed = sorted(history.failures(history.cycle), key=lambda row: row["slot"])
     answered = "run.notifications has what its service answered; tolerate=k lets k fail"
     if not failed or history.code:

@@ -29,6 +29,7 @@ from gridkit.workers.settings import LocalSettings
 if TYPE_CHECKING:
     from torch import nn
 
+    from gridkit.client.rpc_callables import Exposed
     from gridkit.widgets.watch import RunWatch
     from gridkit.workers.local import LocalResult
 
@@ -53,8 +54,8 @@ class RunSource(Protocol):
         """Stop after this round, or at once."""
         ...
 
-    async def lend(self, fn: Callable[..., Any]) -> None:
-        """Lend the training a function of this notebook."""
+    async def lend(self, role: str, fn: Callable[..., Any] | Exposed) -> None:
+        """Lend the training a function of this notebook, for the "strategy", or to "evaluate"."""
         ...
 
     def raised(self) -> BaseException | None:
@@ -133,10 +134,12 @@ class RunBase(Record):
     def _checkpoint(self, number: int) -> nn.Module:
         return self._module(self._source.in_thread(self._source.model(number)))
 
-    def _take_values(self, round: int, values: dict[str, float]) -> None:
+    def _take_values(self, round: int, values: dict[str, float], last: bool) -> None:
         with self._lock:
             self._evaluated[round] = values
         self._changed()
+        if last and not self.history.stopping and self.history.outcome is None:
+            self._source.in_thread(self._source.stop(False))
 
     def _evaluation_ended(self, error: BaseException | None) -> None:
         self._end(error)
@@ -149,7 +152,7 @@ class RunBase(Record):
                 return
             if error is None and self.history.outcome == "failed":
                 error = results.failure(self.history, self.title, debuggable=self._here)
-                if self.history.code == ErrorCode.AVERAGING_FAILED:
+                if self.history.code in (ErrorCode.AVERAGING_FAILED, ErrorCode.EVALUATION_FAILED):
                     error = _of_function(error, self._source.raised())
             if error is None:
                 self._done.set_result(None)
@@ -191,8 +194,10 @@ class RunBase(Record):
         if not self.done:
             await self._source.stop(now)
 
-    async def _offer(self, fn: Callable[..., Any]) -> None:
-        await self._source.lend(fn)
+    async def _offer(self, fn: Callable[..., Any] | None = None, *, evaluate: Exposed | None = None) -> None:
+        for role, function in (("strategy", fn), ("evaluate", evaluate)):
+            if function is not None:
+                await self._source.lend(role, function)
 
     async def _state(self) -> dict[str, Array]:
         return await self._source.model(None)
@@ -274,9 +279,9 @@ class AsyncRun(RunBase):
         """Stop after this round; `now`, or asked a second time: at once."""
         await self._stop(now)
 
-    async def offer(self, fn: Callable[..., Any]) -> None:
-        """Lend the training a function again. See `Run.offer`."""
-        await self._offer(fn)
+    async def offer(self, fn: Callable[..., Any] | None = None, *, evaluate: Exposed | None = None) -> None:
+        """Lend the training functions again. See `Run.offer`."""
+        await self._offer(fn, evaluate=evaluate)
 
     async def fetch_model(self) -> nn.Module:
         """The newest model, in eval mode: a copy of yours with the training's weights."""
@@ -320,22 +325,27 @@ class Run(RunBase):
         """Stop after this round; `now`, or asked a second time: at once."""
         BRIDGE.sync(self._stop(now))
 
-    def offer(self, fn: Callable[..., Any]) -> None:
-        """Lend the training the function that averages its reports, as after a kernel restart.
+    def offer(self, fn: Callable[..., Any] | None = None, *, evaluate: Exposed | None = None) -> None:
+        """Lend the training its functions, as after a kernel restart.
 
-        A training that was started with ``strategy=fn`` waits when it needs the function and the session isn't there
-        that lent it; with this it goes on. A new function takes the place of an older one.
+        A training that was started with ``strategy=fn``, or with an exposed `evaluate`, waits when it needs the
+        function and the session isn't there that lent it; with this it goes on. A new function takes the place of an
+        older one.
+
+        Args:
+            fn: averages the reports.
+            evaluate: scores each new model.
 
         Raises:
             ConflictError: the training is over.
-            UsageError: no function averages there.
+            UsageError: no function has that part there.
             AccessError: it is somebody else's training.
 
         Example:
             >>> grid = gk.connect(url)                                              # doctest: +SKIP
             >>> grid.runs["digits", "1.0"].offer(median)                            # doctest: +SKIP
         """
-        BRIDGE.sync(self._offer(fn))
+        BRIDGE.sync(self._offer(fn, evaluate=evaluate))
 
     @property
     def model(self) -> nn.Module:
@@ -366,7 +376,7 @@ def _of_function(error: RunError, raised: BaseException | None) -> RunError:
         return error
     line = cells.line_of(raised)
     hint = raised.hint if isinstance(raised, GridkitError) else None
-    told = RunError(
+    told = type(error)(
         f"{error.message}{'' if line is None else f' ({line})'}",
         hint or "gk.options.full_tracebacks = True shows where",
     )

@@ -35,7 +35,7 @@ class Source:
             raise NotFoundError("gone", code=ErrorCode.NOT_FOUND, status=404)
         return self.models[checkpoint]
 
-    async def lend(self, fn: Any) -> None:
+    async def lend(self, role: str, fn: Any) -> None:
         raise AssertionError("nothing is lent to this one")
 
     def raised(self) -> None:

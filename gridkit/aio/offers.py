@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from gridkit.aio.tensors import Tensors
 from gridkit.client.link import Link
-from gridkit.client.rpc_callables import RUNNING
+from gridkit.client.rpc_callables import RUNNING, Exposed
 from gridkit.errors import ErrorCode, GridkitError, NodeError, NodeUnreachable
 from gridkit.node.launch import NodeProcess
 from gridkit.workers.pool import Pool
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 PAUSE, LONGEST_PAUSE = 0.1, 2.0
 """seconds from the end of an RPC session to the next offer, which doubles"""
-Training = tuple[str, str]
-"""name and version"""
+Part = tuple[str, str, str]
+"""name and version of a training, and what a function does there: its "strategy", or "evaluate"."""
 
 
 class Offers(Tensors):
@@ -30,21 +31,25 @@ class Offers(Tensors):
 
     def __init__(self, link: Link, *, node: NodeProcess | None = None, pool: Pool | None = None) -> None:
         super().__init__(link, node=node, pool=pool)
-        self._lending: dict[Training, asyncio.Task[None]] = {}
-        self._raised: dict[Training, BaseException] = {}
+        self._lending: dict[Part, asyncio.Task[None]] = {}
+        self._raised: dict[Part, BaseException] = {}
 
-    async def _lend(self, name: str, version: str, fn: Callable[..., Any]) -> None:
+    async def _lend(self, name: str, version: str, role: str, fn: Callable[..., Any] | Exposed) -> None:
         """Lend a function to a training, in place of what was lent to it before. Returns when the node has it; from
         then on it is offered again whenever the RPC session was lost, until the training is over.
+
+        Args:
+            role: "strategy", of a function; "evaluate", of one that is exposed.
 
         Raises:
             GridkitError: why it can't be lent.
         """
-        if (former := self._lending.pop((name, version), None)) is not None:
+        part = name, version, role
+        if (former := self._lending.pop(part, None)) is not None:
             former.cancel()
         accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(self._keep_lending((name, version), fn, accepted))
-        self._lending[name, version] = task
+        task = asyncio.create_task(self._keep_lending(part, fn, accepted))
+        self._lending[part] = task
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
@@ -53,7 +58,21 @@ class Offers(Tensors):
             task.cancel()
             raise
 
-    async def _keep_lending(self, training: Training, fn: Callable[..., Any], accepted: asyncio.Future[None]) -> None:
+    def _raised_for(self, name: str, version: str) -> BaseException | None:
+        """What a function that was lent to a training raised last."""
+        return self._raised.get((name, version, "strategy"))
+
+    @contextlib.contextmanager
+    def _exposed(self, part: Part, fn: Callable[..., Any] | Exposed) -> Iterator[Exposed]:
+        """A function as the node calls it."""
+        if isinstance(fn, Exposed):  # whose it is, closes it
+            yield fn
+            return
+        run = _told(self._tensors(), self._to_run(fn), functools.partial(self._heard, part))
+        with self.expose(run, name=getattr(fn, "__name__", None)) as exposed:
+            yield exposed
+
+    async def _keep_lending(self, part: Part, fn: Callable[..., Any] | Exposed, accepted: asyncio.Future[None]) -> None:
         RUNNING.set(None)  # it outlives the function of the notebook, if one does this
         pause = PAUSE
 
@@ -63,9 +82,8 @@ class Offers(Tensors):
             if not accepted.done():
                 accepted.set_result(None)
 
-        run = functools.partial(self._heard, training)
-        with self.expose(_told(self._tensors(), self._to_run(fn), run), name=getattr(fn, "__name__", None)) as exposed:
-            form = {"name": training[0], "version": training[1], "function": exposed}
+        with self._exposed(part, fn) as exposed:
+            form = {"name": part[0], "version": part[1], "role": part[2], "function": exposed}
             while True:
                 try:
                     await self.rpc.call("offer_function", form, on_progress=heard)
@@ -80,15 +98,15 @@ class Offers(Tensors):
                         continue
                     else:
                         text = "the node doesn't take the function of the training '%s' %s any more: %s"
-                        logging.getLogger("gridkit.rpc").warning(text, *training, error.message)
+                        logging.getLogger("gridkit.rpc").warning(text, *part[:2], error.message)
                     return
 
-    def _heard(self, training: Training, error: BaseException | None) -> None:
+    def _heard(self, part: Part, error: BaseException | None) -> None:
         """A function that was lent begins, or has raised."""
         if error is None:
-            self._raised.pop(training, None)
+            self._raised.pop(part, None)
         else:
-            self._raised[training] = error
+            self._raised[part] = error
 
 
 def _passes(error: GridkitError) -> bool:

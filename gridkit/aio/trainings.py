@@ -13,6 +13,7 @@ from gridkit.aio.offers import Offers
 from gridkit.client.job import Cycle, JobClient
 from gridkit.client.link import Link
 from gridkit.client.node import Hosted, NodeClient
+from gridkit.client.rpc_callables import Exposed
 from gridkit.errors import ConflictError, ErrorCode, NotFoundError, UsageError
 from gridkit.hosted import HostedTraining, NodeSource
 from gridkit.node.launch import NodeProcess
@@ -26,6 +27,7 @@ from gridkit.workers.settings import (
     configurations,
     function_of,
     hosted_config,
+    lent_name,
     model_state,
     roster,
     shards,
@@ -99,7 +101,7 @@ class Trainings(Offers, Generic[RunT]):
         hosted = await self._host(state, plan, name, version, local, rules, averaging_plan)
         run = self._follow(hosted, name, version, model=model, plan=plan, rounds=rules.get("num_cycles") or None)
         if function is not None:
-            await self._lend_or_stop(name, version, function)
+            await self._lend_or_stop(name, version, "strategy", function)
         return HostedTraining(self.url, name, version, hosted.worker_token, run)
 
     async def train(
@@ -116,7 +118,7 @@ class Trainings(Offers, Generic[RunT]):
         lr: float | None = None,
         fraction: float = 1.0,
         strategy: Strategy = "fedavg",
-        evaluate: Callable[[Any], Mapping[str, float]] | None = None,
+        evaluate: Callable[[Any], Mapping[str, Any]] | Exposed | None = None,
         seed: int = 0,
         tolerate: int = 0,
         weighting: str = "samples",
@@ -150,7 +152,10 @@ class Trainings(Offers, Generic[RunT]):
                 model's order) and weights float32 [K], and gives float32 [P], which is taken off the model. The reports
                 are private: it computes with them on the node, and can't read them. Its code stays here; while this
                 session isn't there the training waits, until `Run.offer` lends it a function again.
-            evaluate: called after each round with the new model (`nn.Module`, eval mode); returns metrics by name.
+            evaluate: called after each round with the new model (`nn.Module`, eval mode); returns metrics by name, and
+                with ``"stop": True`` among them the training ends after the round that is under way. Or a function that
+                `expose` made known to the node, which calls it before the round is over with the model's tensors by
+                name, as `expose` says how: its metrics are among the training's, and "stop" makes that round the last.
             seed: of the cohorts and the batch order.
             tolerate: so many clients may fail in a round.
             weighting: "samples" or "equal"; `max_samples` caps the weight of one client.
@@ -176,6 +181,7 @@ class Trainings(Offers, Generic[RunT]):
                 f"client {next(iter(data))} has its data here, and no plan to train with",
                 "plan=gk.training_plan(model, …); only push participants need none",
             )
+        exposed = evaluate if isinstance(evaluate, Exposed) else None
         client_config, server_config = configurations(
             clients=len(members),
             rounds=rounds,
@@ -192,6 +198,7 @@ class Trainings(Offers, Generic[RunT]):
             max_norm=max_norm,
             keep_last=keep_last,
             keep_every=keep_every,
+            evaluate=None if exposed is None else lent_name(exposed.name),
         )
         version = version or await self._free_version(name)
         rule, function = strategy if isinstance(strategy, Plan) else None, function_of(strategy)
@@ -207,10 +214,12 @@ class Trainings(Offers, Generic[RunT]):
             rounds=rounds,
             clients=members,
             settings=client_config,
-            evaluate=evaluate,
+            evaluate=None if isinstance(evaluate, Exposed) else evaluate,
         )
         if function is not None:
-            await self._lend_or_stop(name, version, function)
+            await self._lend_or_stop(name, version, "strategy", function)
+        if exposed is not None:
+            await self._lend_or_stop(name, version, "evaluate", exposed)
         if here:
             self._put_to_work(name, version, here, processes)
         return run
@@ -292,10 +301,10 @@ class Trainings(Offers, Generic[RunT]):
         config = {**client_config, "name": name, "version": version}
         return await self._node.host_training(state, plans, config, server_config, averaging_plan, participants)
 
-    async def _lend_or_stop(self, name: str, version: str, function: Callable[..., Any]) -> None:
+    async def _lend_or_stop(self, name: str, version: str, role: str, function: Callable[..., Any] | Exposed) -> None:
         """Lend a function to a training that has just begun, which can't go on without it."""
         try:
-            await self._lend(name, version, function)
+            await self._lend(name, version, role, function)
         except BaseException:
             await self._node.stop(name, version, now=True)
             raise
@@ -360,7 +369,7 @@ class Trainings(Offers, Generic[RunT]):
         )
 
     def _follow(self, hosted: Hosted, name: str, version: str, **about: Any) -> RunT:
-        lend, raised = partial(self._lend, name, version), partial(self._raised.get, (name, version))
+        lend, raised = partial(self._lend, name, version), partial(self._raised_for, name, version)
         source = NodeSource(self._node, hosted.process, name, version, self._spawn, lend, raised)
         self._seen[name, version] = None
         run = self._runs[name, version] = self._run_class(name, version, source, **about)

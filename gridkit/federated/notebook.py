@@ -23,8 +23,12 @@ def name_of(fn: Callable[..., Any]) -> str:
     >>> name_of(max), name_of(lambda diffs, weights: diffs)
     ('max', '<lambda>')
     """
-    name = str(getattr(fn, "__name__", None) or type(fn).__name__)
-    return "".join(c if c.isprintable() else "?" for c in name)[:MAX_NAME]
+    return cleaned(str(getattr(fn, "__name__", None) or type(fn).__name__))
+
+
+def cleaned(name: str) -> str:
+    """A name as a `server_config` may have it."""
+    return "".join(c if c.isprintable() else "?" for c in name)[:MAX_NAME] or "?"
 
 
 def strategy_of(fn: Callable[..., Any]) -> str:

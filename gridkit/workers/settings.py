@@ -236,6 +236,13 @@ def strategy_name(strategy: str | Callable[..., Any]) -> str:
     return notebook.strategy_of(strategy)
 
 
+def lent_name(name: str) -> str:
+    """How a `server_config` calls a function of this name that a notebook lends."""
+    from gridkit.federated import notebook
+
+    return notebook.cleaned(name)
+
+
 def function_of(strategy: Strategy) -> Callable[..., Any] | None:
     """The function that averages, if a strategy is one."""
     return None if isinstance(strategy, str | Plan) else strategy

@@ -78,6 +78,10 @@ def _simulate(
     """
     if engine != "inline":
         raise UsageError(f"there is no engine {engine!r}", 'use engine="inline"')
+    if evaluate is not None and not callable(evaluate):
+        raise UsageError(
+            f"evaluate is a {type(evaluate).__name__}", "a simulation has no node: pass the function itself"
+        )
     data = shards(clients)
     client_config, server_config = configurations(
         clients=len(data),
@@ -184,7 +188,7 @@ class Simulation(RunSource):
     async def stop(self, now: bool) -> None:
         self._stops.append(now)
 
-    async def lend(self, fn: Callable[..., Any]) -> None:
+    async def lend(self, role: str, fn: Any) -> None:
         raise UsageError("a simulation runs in this process, with the function that it was given")
 
     def raised(self) -> BaseException | None:

@@ -232,7 +232,7 @@ class OfferFunction(Members):
 
     name: Name
     version: Name
-    role: Literal["strategy", "evaluate"] = "strategy"
+    role: Literal["strategy", "evaluate"]
     function: CallableRef
 
 

@@ -56,8 +56,8 @@ class Training:
             assert http.post("/model-centric/stop", json=wish).status_code == 200
 
 
-async def offer(book: V1, training: Training, function: str = "f") -> int:
-    form = {"name": training.name, "version": "1.0", "function": encode(Callable(function), [])}
+async def offer(book: V1, training: Training, function: str = "f", role: str = "strategy") -> int:
+    form = {"name": training.name, "version": "1.0", "role": role, "function": encode(Callable(function), [])}
     asked = await book.send("offer_function", form)
     while not any(beat.get("phase") == "offered" for beat in book.beats):
         await book.step()
@@ -260,7 +260,7 @@ async def test_w12_offers_are_the_owners(node: NodeUnderTest) -> None:
     ada, bob = node.add_user("ada of rules"), node.add_user("bob of rules")
     training = Training(node, ada)
     narrow = node.add_user("eve of rules", scopes=["run"])
-    form = {"name": training.name, "version": "1.0", "function": encode(Callable("f"), [])}
+    form = {"name": training.name, "version": "1.0", "role": "strategy", "function": encode(Callable("f"), [])}
     for token, code in ((bob, "FORBIDDEN"), (narrow, "FORBIDDEN")):
         book = Notebook(node, authorization=f"Bearer {token}")
         await book.open()
@@ -280,7 +280,7 @@ async def test_what_cannot_be_offered(node: NodeUnderTest) -> None:
     await book.open()
 
     async def refused(**wish: Any) -> dict[str, Any]:
-        form = {"name": "x", "version": "1.0", "function": encode(Callable("f"), []), **wish}
+        form = {"name": "x", "version": "1.0", "role": "strategy", "function": encode(Callable("f"), []), **wish}
         return await book.refused(await book.send("offer_function", form))
 
     plain, over = Training(node, strategy="fedavg"), Training(node)

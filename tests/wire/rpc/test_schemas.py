@@ -106,7 +106,7 @@ REQUIRED: dict[tuple[Profile, Direction, str], Example] = {
     (V1, NODE, "clear_grad"): {"optimizer_id": "o"},
     (V1, NODE, "run_step"): {"optimizer_id": "o", "step_id": "1"},
     (V1, NODE, "seed"): {"seed": 0},
-    (V1, NODE, "offer_function"): {"name": "digits", "version": "1.0", "function": C},
+    (V1, NODE, "offer_function"): {"name": "digits", "version": "1.0", "role": "strategy", "function": C},
     (V1, CLIENT, "heartbeat"): {"id": 7},
     (V1, CLIENT, "cancel"): {"id": "e7c1"},
     (V1, CLIENT, "create_variable"): {
