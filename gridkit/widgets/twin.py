@@ -48,7 +48,7 @@ class TwinBox(W.VBox):  # type: ignore[misc]
     def close(self) -> None:
         """Close it, all that it holds, and their layouts and styles: each is known to the front-end on its own."""
         with self._displaying:
-            self._displays.clear()  # what is closed can't be displayed any more
+            self._displays.clear()  # their front-end has nothing to show any more, and nothing will change
         _dispose(self)
 
     def __repr__(self) -> str:
@@ -73,7 +73,8 @@ class TwinBox(W.VBox):  # type: ignore[misc]
     def _publish(self, name: str, update: bool) -> None:
         shell = cells.shell()
         if shell is not None:
-            shell.display_pub.publish(self._repr_mimebundle_(), transient={"display_id": name}, update=update)
+            bundle = type(self)._repr_mimebundle_(self)  # ipywidgets takes that of this object away when it is closed
+            shell.display_pub.publish(bundle, transient={"display_id": name}, update=update)
 
 
 def _dispose(widget: Any) -> None:

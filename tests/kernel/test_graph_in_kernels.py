@@ -63,6 +63,8 @@ def test_a_cell_that_runs_again_closes_what_it_showed(kernel: Front) -> None:
     kernel.run("again = True")
     kernel.run(cell)
     assert not open_before <= set(kernel.members)
+    closed = kernel.run("view = y.graph(live=True); view.close(); view").shown
+    assert all(VIEW not in kernel.outputs[name] for name in closed) and len(closed) == 1
 
 
 def test_pictures_of_tensors_that_are_gone_stop_painting(kernel: Front) -> None:
