@@ -71,6 +71,12 @@ def test_every_public_name_resolves_and_is_documented(name: str) -> None:
     assert (value.__doc__ or "").strip(), f"gridkit.{name} has no docstring"
 
 
+def test_the_clients_have_async_twins() -> None:
+    for name in ("RpcClient", "Syft", "WebsocketGridClient"):
+        twin = getattr(gridkit.aio, name)
+        assert twin is not getattr(gridkit, name) and twin.__doc__
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
         _ = gridkit.no_such_name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from typing import Any
@@ -9,10 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from gridkit import aio
+from gridkit.client.link import Link
 from gridkit.errors import PlanError, RunError
 from gridkit.session import Session
 from gridkit.tensors.walk import Walk
 from gridkit.wire.rpc.v1 import Tensor
+from tests.tensors.tensor_peer import TensorPeer
 
 
 def test_the_graph_is_torchs(grid: Session) -> None:
@@ -105,6 +109,21 @@ def test_a_script_has_its_text(grid: Session) -> None:
     with pytest.raises(PlanError, match="second time"):
         again.wait()
     assert repr(shown).startswith("pass 1, done\n"), "what it was when it could be walked through"
+
+
+def test_coroutines_have_the_same(peer: TensorPeer) -> None:
+    async def main() -> None:
+        async with aio.Session(Link(peer.url, "key")) as session:
+            x = session.tensor([1.0, 2.0], requires_grad=True)
+            y = (x * x).sum()
+            graph = await y.graph()
+            assert repr(graph) == "<graph of y: 3 nodes>" and "AccumulateGrad(x)" in str(graph)
+            shown = await y.graph(live=True)
+            assert repr(shown).startswith("no pass has gone through it yet\n")
+            await y.backward()
+            assert repr(shown).startswith("pass 1, done\n")
+
+    asyncio.run(main())
 
 
 def test_what_is_followed_ends_with_the_graph_the_tensor_or_the_session(grid: Session) -> None:
