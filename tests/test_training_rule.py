@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import gridkit as gk
-from gridkit.errors import ConflictError, GridkitError, PrivacyError, RunError, UsageError
+from gridkit.errors import ConflictError, EvaluationFailed, GridkitError, PrivacyError, RunError, UsageError
 from tests.support import TOKEN, NodeUnderTest, wait_for
 from tests.training import mlp, plan_of, shards
 
@@ -50,7 +50,7 @@ def grid(node: NodeUnderTest) -> Iterator[gk.Session]:
 
 
 def train(grid: gk.Session, strategy: Any, name: str, **options: Any) -> gk.Run:
-    return grid.train(NET, PLAN, name=name, clients=DATA, strategy=strategy, **{"rounds": 2, **options})
+    return grid.train(NET, PLAN, name=name, clients=DATA, strategy=strategy, **{"rounds": 2, "processes": 1, **options})
 
 
 def test_the_same_function_gives_the_same_bits(grid: gk.Session) -> None:
@@ -70,7 +70,7 @@ def test_coroutine_functions_and_the_async_session(grid: gk.Session, node: NodeU
 
     async def main() -> gk.aio.Run:
         async with await gk.aio.connect(node.url, token=TOKEN) as session:
-            run = await session.train(NET, PLAN, name="async", clients=DATA, strategy=rule, rounds=2)
+            run = await session.train(NET, PLAN, name="async", clients=DATA, strategy=rule, rounds=2, processes=1)
             return await run.wait(60)
 
     local = gk.simulate(NET, PLAN, clients=DATA, rounds=2, strategy=rule).wait()
@@ -141,7 +141,7 @@ def leave(diffs, weights):
     open(sys.argv[2], "w").close()
     return median(diffs, weights)
 with gk.connect(sys.argv[1]) as grid:
-    train(grid, leave, "left", rounds=2, processes=1).wait()
+    train(grid, leave, "left", rounds=2).wait()
 """
 
 
@@ -186,11 +186,57 @@ def test_r9_a_node_that_is_killed_in_a_call_asks_again(tmp_path: Path) -> None:
         assert node.terminate() == 0
 
 
-def test_stop_now_ends_a_wait(node: NodeUnderTest) -> None:
-    with gk.connect(node.url, token=TOKEN) as grid:
-        run = train(grid, median, "stopped", rounds=1000)
-        wait_for(lambda: len(run.history.rounds) > 1)
-    with gk.connect(node.url, token=TOKEN) as grid:
-        run = grid.runs["stopped", "1.0"]
-        run.stop(now=True)
-        assert run.wait(20).status == "stopped"
+def test_stop_now_ends_a_wait(grid: gk.Session) -> None:
+    rules = {"num_cycles": 1, "min_diffs": 3, "max_diffs": 3, "strategy": "notebook function nobody's"}
+    run = grid.host_training(NET, PLAN, name="stopped", server_config=rules).run
+    grid.join("stopped", clients=DATA)
+    wait_for(lambda: run.history.waits)
+    run.stop()
+    assert run.status == "stopping" and run.history.waits  # after this round, which waits
+    run.stop(now=True)
+    assert run.wait(20).status == "stopped"
+
+
+def test_an_exposed_evaluate_scores_on_the_node(grid: gk.Session) -> None:
+    """By value or by reference; its calls are listed, and "stop" makes the round the last."""
+
+    def accuracy(state: dict[str, torch.Tensor]) -> dict[str, Any]:
+        net = mlp()
+        net.load_state_dict(state)
+        x, y = map(torch.from_numpy, DATA[0])
+        return {"accuracy": (net(x).argmax(1) == y).float().mean()}
+
+    def far(state: dict[str, torch.Tensor]) -> dict[str, Any]:
+        assert isinstance(state["0.weight"], gk.RemoteTensor)
+        return {"norm": float(sum((t * t).sum() for t in state.values()).get()), "stop": True}  # type: ignore[union-attr]
+
+    local = gk.simulate(
+        NET, PLAN, clients=DATA, rounds=2, strategy=median, evaluate=lambda net: accuracy(net.state_dict())
+    )
+    with grid.expose(accuracy, arguments="value") as exposed:
+        run = train(grid, median, "scored", evaluate=exposed).wait(60)
+        assert [call.function for call in exposed.calls] == ["accuracy"] * 2
+    assert run.metrics["accuracy"].tolist() == local.wait().metrics["accuracy"].tolist()
+    assert grid.runs["scored", "1.0"].wait(20).metrics["accuracy"].tolist() == run.metrics["accuracy"].tolist()
+    with grid.expose(far) as exposed:
+        run = train(grid, "fedavg", "far", evaluate=exposed).wait(60)
+    assert run.status == "stopped" and run.metrics["norm"].tolist() == pytest.approx(
+        [sum(float((a.astype("f8") ** 2).sum()) for a in run.state.values())]
+    )
+
+
+def test_an_exposed_evaluate_that_raises_or_is_not_there(grid: gk.Session) -> None:
+    def score(state: Any) -> Any:
+        raise KeyError("w")
+
+    with grid.expose(score) as exposed:
+        run = train(grid, "fedavg", "unscored", evaluate=exposed)
+        with pytest.raises(EvaluationFailed, match="round 1: evaluate=score raised KeyError: 'w'"):
+            run.wait(60)
+    rules = {"num_cycles": 1, "min_diffs": 3, "max_diffs": 3, "evaluate": "zero"}
+    run = grid.host_training(NET, PLAN, name="nobody's", server_config=rules).run
+    grid.join("nobody's", clients=DATA)
+    wait_for(lambda: run.history.waits == "round 1 waits for zero of the notebook")
+    with grid.expose(lambda state: {"zero": 0}) as exposed:
+        run.offer(evaluate=exposed)
+        assert run.wait(60).metrics["zero"].tolist() == [0.0]
