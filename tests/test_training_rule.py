@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from tests.training import mlp, plan_of, shards
 
 DATA, NET = shards(3), mlp()
 PLAN = plan_of(NET, DATA)
+LOCAL = {"batch_size": 8, "seed": 0}
+"""what `train` tells the workers"""
 
 
 def median(diffs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -64,19 +67,29 @@ def test_the_same_function_gives_the_same_bits(grid: gk.Session) -> None:
     assert list(run.metrics["accepted"]) == [3, 3]
 
 
+def hosted(grid: gk.Session, name: str, rounds: int = 2, **rules: Any) -> gk.Run:
+    """The Run of a training with workers of this session's, for which somebody else may have the functions."""
+    rules = {"num_cycles": rounds, "min_diffs": 3, "max_diffs": 3, "strategy": "notebook function median", **rules}
+    run = grid.host_training(NET, PLAN, name=name, client_config={"lr": 0.1, **LOCAL}, server_config=rules).run
+    grid.join(name, clients=DATA, processes=1)
+    return run
+
+
 def test_coroutine_functions_and_the_async_session(grid: gk.Session, node: NodeUnderTest) -> None:
     async def rule(diffs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         return median(diffs, weights)
 
-    async def main() -> gk.aio.Run:
+    async def main() -> None:
         async with await gk.aio.connect(node.url, token=TOKEN) as session:
-            run = await session.train(NET, PLAN, name="async", clients=DATA, strategy=rule, rounds=2, processes=1)
-            return await run.wait(60)
+            theirs = await session.run("async")
+            await theirs.offer(rule)
+            await theirs.wait(60)
 
     local = gk.simulate(NET, PLAN, clients=DATA, rounds=2, strategy=rule).wait()
     assert gk.verify(train(grid, rule, "sync of async").wait(60), local)
+    run = hosted(grid, "async")
     asyncio.run(main())
-    assert gk.verify(grid.runs["async", "1.0"], local)
+    assert gk.verify(run.wait(20), local)
 
 
 def test_what_left_the_notebook_is_listed(grid: gk.Session) -> None:
@@ -110,12 +123,9 @@ def test_what_a_rule_may_not_do(grid: gk.Session, rule: Any, says: str | None, c
 
 
 def test_hosted_for_whoever_comes(grid: gk.Session) -> None:
-    rules = {"num_cycles": 2, "min_diffs": 3, "max_diffs": 3, "strategy": median}
-    config = {"batch_size": 8, "lr": 0.1, "seed": 0}
-    process = grid.host_training(NET, PLAN, name="hosted", client_config=config, server_config=rules)
-    grid.join("hosted", clients=DATA)
+    run = hosted(grid, "hosted", strategy=median)
     local = gk.simulate(NET, PLAN, clients=DATA, rounds=2, strategy=median, lr=0.1).wait()
-    assert gk.verify(process.run.wait(60), local)
+    assert gk.verify(run.wait(60), local)
     with pytest.raises(UsageError, match="strategy is 3"):
         grid.host_training(NET, PLAN, name="wrong one", server_config={"strategy": 3})
 
@@ -133,31 +143,27 @@ def test_what_cannot_be_offered(grid: gk.Session) -> None:
 
 
 LEAVES = """
-import os, sys, gridkit as gk, torch
-from tests.test_training_rule import DATA, NET, PLAN, median, train
+import os, sys, gridkit as gk
+from tests.test_training_rule import median
+rounds = []
 def leave(diffs, weights):
-    if os.path.exists(sys.argv[2]):
-        os._exit(0)
-    open(sys.argv[2], "w").close()
-    return median(diffs, weights)
+    rounds.append(1)
+    return median(diffs, weights) if len(rounds) == 1 else os._exit(0)
 with gk.connect(sys.argv[1]) as grid:
-    train(grid, leave, "left", rounds=2).wait()
+    run = grid.runs["left", "1.0"]
+    run.offer(leave)
+    run.wait()
 """
 
 
-def test_a_notebook_that_ends_in_a_round_is_waited_for(node: NodeUnderTest, grid: gk.Session, tmp_path: Path) -> None:
-    """The training says what it waits for, and goes on with a function of the next kernel; the workers are those of
-    this one, for the other's have ended with it."""
-    command = [sys.executable, "-c", LEAVES, node.url, str(tmp_path / "once")]
-    environment = {"GRIDKIT_TOKEN": TOKEN, "PYTHONPATH": str(Path(__file__).parents[1])}
-    subprocess.run(command, env={**__import__("os").environ, **environment}, timeout=60, check=True)
-    run = grid.runs["left", "1.0"]
+def test_a_notebook_that_ends_in_a_round_is_waited_for(node: NodeUnderTest, grid: gk.Session) -> None:
+    """The training says what it waits for, and goes on with a function of the next kernel."""
+    run = hosted(grid, "left")
+    environment = {**os.environ, "GRIDKIT_TOKEN": TOKEN, "PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", LEAVES, node.url], env=environment, timeout=100, check=True)
     wait_for(lambda: run.history.waits, what="the wait")
-    assert run.history.waits == "round 2 waits for leave of the notebook"
-    assert repr(run).endswith(
-        "running, 1 of 2 rounds, loss {:.4g}; {}>".format(run.metrics["loss"][1], run.history.waits)
-    )
-    assert run.status == "running" and run.snapshot().waits
+    assert run.history.waits == "round 2 waits for median of the notebook"
+    assert run.history.waits in repr(run) and run.status == "running" and run.snapshot().waits
     run.offer(median)
     local = gk.simulate(NET, PLAN, clients=DATA, rounds=2, strategy=median).wait()
     assert gk.verify(run.wait(60), local) and run.history.waits == ""
@@ -187,12 +193,11 @@ def test_r9_a_node_that_is_killed_in_a_call_asks_again(tmp_path: Path) -> None:
 
 
 def test_stop_now_ends_a_wait(grid: gk.Session) -> None:
-    rules = {"num_cycles": 1, "min_diffs": 3, "max_diffs": 3, "strategy": "notebook function nobody's"}
-    run = grid.host_training(NET, PLAN, name="stopped", server_config=rules).run
-    grid.join("stopped", clients=DATA)
+    run = hosted(grid, "stopped")
     wait_for(lambda: run.history.waits)
     run.stop()
-    assert run.status == "stopping" and run.history.waits  # after this round, which waits
+    wait_for(lambda: run.status == "stopping")
+    assert run.history.waits  # after this round, which waits
     run.stop(now=True)
     assert run.wait(20).status == "stopped"
 
@@ -233,9 +238,7 @@ def test_an_exposed_evaluate_that_raises_or_is_not_there(grid: gk.Session) -> No
         run = train(grid, "fedavg", "unscored", evaluate=exposed)
         with pytest.raises(EvaluationFailed, match="round 1: evaluate=score raised KeyError: 'w'"):
             run.wait(60)
-    rules = {"num_cycles": 1, "min_diffs": 3, "max_diffs": 3, "evaluate": "zero"}
-    run = grid.host_training(NET, PLAN, name="nobody's", server_config=rules).run
-    grid.join("nobody's", clients=DATA)
+    run = hosted(grid, "nobody's", 1, strategy="fedavg", evaluate="zero")
     wait_for(lambda: run.history.waits == "round 1 waits for zero of the notebook")
     with grid.expose(lambda state: {"zero": 0}) as exposed:
         run.offer(evaluate=exposed)
