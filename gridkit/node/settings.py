@@ -91,6 +91,8 @@ class Limits:
     """number of requests of one session that are being worked on"""
     rpc_runners: int = 16
     """number of JSON-RPC sessions with tensors, each of which has a process with up to `run_memory`"""
+    rpc_runners_each: int = 8
+    """number of them of one account"""
     rpc_tensors: int = 100_000
     """tensors, optimizers and nodes of graphs in one session"""
     rpc_text: int = 8 * MIB

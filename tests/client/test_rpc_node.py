@@ -115,7 +115,7 @@ async def test_links_that_the_node_drops(shared: NodeUnderTest) -> None:
     client = RpcClient(shared.url)
     session = await client.connect(TOKEN)
     expected = await script(client)
-    for code in (None, 1012, 1001):
+    for code in (None, 1012, 1001, 1000):
         slow = asyncio.create_task(client.call("run_function", sleep(0.3)))
         await client.call("drop_connection", {"code": code} if code else {})
         assert await script(client) == expected and await slow == {"data": 0.3}

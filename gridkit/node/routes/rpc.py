@@ -50,7 +50,6 @@ async def serve(socket: WebSocket) -> None:
         watch.access.allow(principal, RIGHT)
         limits: Limits = socket.app.state.limits
         if Profile.V1 in socket.scope["subprotocols"]:
-            socket.scope["extensions"]["gridkit.limit"](limits.message + JOINED)
             await _serve_v1(socket, principal, limits)
         else:
             socket.scope["extensions"]["gridkit.limit"](limits.rpc_text)
@@ -94,12 +93,14 @@ async def _serve_v1(socket: WebSocket, principal: Principal, limits: Limits) -> 
     if hello is None:
         return
     asked, wish = hello
+    socket.scope["extensions"]["gridkit.limit"](limits.message + JOINED)
     session = sessions.find(principal, Profile.V1, wish.session)
     line = None if session is None else session.line
     assert line is None or isinstance(line, V1Line)
     try:
         window = Window(FRAMES, limits.message)
-        channel, answer = welcome(wish, None if line is None else line.channel, window, sessions.node)
+        known = None if line is None else line.channel
+        channel, answer = welcome(wish, known, window, sessions.node, sessions.why_ended(principal, wish.session))
         if session is None:
             session = sessions.begin(principal, wish.session, V1Line(channel))
     except GridkitError as error:
@@ -116,7 +117,7 @@ async def _serve_v1(socket: WebSocket, principal: Principal, limits: Limits) -> 
         await socket.send_text(pack(Reply(asked.id, answer.model_dump())))  # ahead of the writer, as above
         closed = await link.read(lambda data: take(sessions, session, link, data), session.calm)
     finally:
-        sessions.dropped(session, link, for_good=closed == CLOSED)
+        sessions.dropped(session, link, for_good=closed == CLOSED and not link.is_ended)
     _note_end(socket, principal, closed)
 
 

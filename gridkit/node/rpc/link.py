@@ -45,6 +45,11 @@ class Link:
         self._ending: asyncio.Task[None] | None = None
         self._last: Callable[[], object] | None = None
 
+    @property
+    def is_ended(self) -> bool:
+        """This end has closed it, or is about to."""
+        return self._ending is not None
+
     def poke(self) -> None:
         """There may be something to write."""
         if self._taking:

@@ -23,6 +23,10 @@ class Holder(Protocol):
     """Who has a process."""
 
     @property
+    def owner(self) -> str:
+        """The account's name."""
+
+    @property
     def spare(self) -> bool:
         """Whether nothing is in it, and nothing is asked of it."""
 
@@ -38,7 +42,8 @@ class Runners:
     """All of a node.
 
     Args:
-        limits: `rpc_runners` of them, each with `run_memory`, `run_seconds` and `rpc_tensors`; an attribute too.
+        limits: `rpc_runners` of them, `rpc_runners_each` of one account, each with `run_memory`, `run_seconds` and
+            `rpc_tensors`; an attribute too.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -70,7 +75,7 @@ class Runners:
             LimitError: `TOO_MANY`: there are as many as there may be, and each has tensors and a client.
             NodeError: `BUSY`: it couldn't be started.
         """
-        given_back = self._given_back() if len(self._holders) >= self.limits.rpc_runners else None
+        given_back = self._given_back(holder.owner)
         self._holders[holder] = None
         if preview not in self._ready and len(self._holders) + len(self._ready) > self.limits.rpc_runners:
             for other in self._ready:
@@ -113,17 +118,25 @@ class Runners:
         if (child := await self._taken(preview)) is not None:
             await child.end()
 
-    def _given_back(self) -> Holder:
-        """One in which nothing is, or whose client went longest ago; its place is free from now on."""
-        spare = next((holder for holder in self._holders if holder.spare), None)
+    def _given_back(self, owner: str) -> Holder | None:
+        """If another one may be only in place of one that is there: one in which nothing is, or whose client went
+        longest ago; its place is free from now on."""
+        limits = self.limits
+        holders = [holder for holder in self._holders if holder.owner == owner]
+        whose, limit = "of yours ", "rpc_runners_each"
+        if len(holders) < limits.rpc_runners_each:
+            holders, whose, limit = list(self._holders), "", "rpc_runners"
+            if len(holders) < limits.rpc_runners:
+                return None
+        spare = next((holder for holder in holders if holder.spare), None)
         if spare is None:
             before = asyncio.get_running_loop().time() - LEFT_SECONDS
-            left = {holder: holder.left for holder in self._holders if holder.left is not None}
+            left = {holder: holder.left for holder in holders if holder.left is not None}
             spare = min((holder for holder in left if left[holder] <= before), key=left.__getitem__, default=None)
         if spare is None:
             raise LimitError(
-                f"{len(self._holders)} sessions have tensors on this node; no more may",
-                "wait until one ends, or start the node with a larger --limit rpc_runners=…",
+                f"{len(holders)} sessions {whose}have tensors on this node; no more may",
+                f"wait until one ends, or start the node with a larger --limit {limit}=…",
                 code=ErrorCode.TOO_MANY,
                 status=429,
             )

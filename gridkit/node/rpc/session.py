@@ -24,7 +24,7 @@ from gridkit.errors import ErrorCode, GridkitError, LimitError, NodeError, NodeU
 from gridkit.node.rights import Principal
 from gridkit.node.rpc.calls import Answer, Calls
 from gridkit.node.rpc.line import Incoming, Line
-from gridkit.node.rpc.link import Link
+from gridkit.node.rpc.link import BREATH, Link
 from gridkit.node.rpc.works import Work, Works
 from gridkit.node.settings import Limits
 from gridkit.node.watch import Watch
@@ -137,7 +137,9 @@ class Session:
         self._inbox: deque[Incoming] = deque()
         self._weight = 0
         self._applying = False
-        self._pause: asyncio.TimerHandle | None = None
+        self._events: deque[Message] = deque()  # of the message that is being taken
+        self._taken: Incoming | None = None  # it
+        self._pause: asyncio.Handle | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._works = Works(limits.rpc_requests, self._beat)
         self._calls = Calls(limits.rpc_idle if self._plain else limits.rpc_silence)  # plain clients send no heartbeats
@@ -183,7 +185,8 @@ class Session:
             return
         self.closed = reason
         self._inbox.clear()
-        self._weight = 0
+        self._events.clear()
+        self._taken, self._weight = None, 0
         if self._pause is not None:
             self._pause.cancel()
         self._calls.fail(reason)
@@ -204,7 +207,8 @@ class Session:
             return True
         if incoming.passing:
             if not self._too_often():
-                self._take(incoming)
+                for message in self._messages(incoming)[:BREATH]:
+                    self._handle(message, incoming)
             return True
         if incoming.size > SMALL:
             self._weigh()
@@ -229,15 +233,37 @@ class Session:
             return
         self._applying = True
         try:
-            while self._inbox and not self.line.full and not self.tensors.crowded:
+            count = 0
+            while (self._taken or self._inbox) and not self.line.full and not self.tensors.crowded:
+                if count == BREATH:  # one message may have thousands of events
+                    self._pause = asyncio.get_running_loop().call_soon(self._go_on)
+                    break
                 if seconds := self._too_often():
                     self._pause = asyncio.get_running_loop().call_later(seconds, self._go_on)
                     break
-                incoming = self._inbox.popleft()
-                self._weight -= incoming.size
-                self._take(incoming)
+                if self._taken is None:
+                    self._read(self._inbox.popleft())
+                else:
+                    self._handle(self._events.popleft(), self._taken)
+                    count += 1
+                    self._done()
         finally:
             self._applying = False
+
+    def _read(self, incoming: Incoming) -> None:
+        """Take it, or its first event."""
+        messages = self._messages(incoming)
+        if messages:
+            self._handle(messages[0], incoming)
+        self._events.extend(messages[1:])
+        self._taken = incoming
+        self._done()
+
+    def _done(self) -> None:
+        if not self._events and self._taken is not None:
+            taken, self._taken = self._taken, None
+            self._weight -= taken.size
+            self.line.applied(taken)
 
     def _too_often(self) -> float:
         """Seconds to wait. What comes in order is only slowed down: the next message may build on it."""
@@ -264,15 +290,12 @@ class Session:
         self._waiting.append(news)
         await news
 
-    def _take(self, incoming: Incoming) -> None:
+    def _messages(self, incoming: Incoming) -> Sequence[Message]:
         try:
-            for place, message in enumerate(unbatched(parse(incoming.text, self.line.profile))):
-                self._handle(message, incoming)
-                if place:  # each event counts; the next message waits for them
-                    self._too_often()
+            return unbatched(parse(incoming.text, self.line.profile))
         except InvalidMessage as error:
             self._refuse(error, None, "")
-        self.line.applied(incoming)
+            return ()
 
     def _handle(self, message: Message, incoming: Incoming) -> None:
         if isinstance(message, Reply | Failure):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import OrderedDict
 from collections.abc import Mapping
 
 from gridkit.errors import ErrorCode, GridkitError, LimitError, NodeUnreachable
@@ -20,6 +21,8 @@ from gridkit.node.settings import Limits
 from gridkit.node.watch import Watch
 from gridkit.wire.rpc.messages import Profile
 
+REMEMBERED = 1000
+"""sessions that ended, and why"""
 GONE = 1008
 """WebSocket close code: the session was ended here"""
 
@@ -43,6 +46,7 @@ class Sessions:
         self._of: dict[Principal, dict[tuple[Profile, str], Session]] = {}
         self._idle: dict[Session, asyncio.TimerHandle] = {}
         self._ending: set[asyncio.Task[None]] = set()
+        self._why_ended: OrderedDict[tuple[Principal, str], str] = OrderedDict()
         self._runners = Runners(limits)
 
     def __len__(self) -> int:
@@ -98,9 +102,9 @@ class Sessions:
         if not session.dropped(link) or session.closed is not None:
             return
         if for_good:
-            self.end(session, NodeUnreachable("the client has closed the session"))
+            self.end(session, NodeUnreachable("the notebook has closed it"))
             return
-        reason = NodeUnreachable(f"the client was without a link for {self._limits.rpc_idle:g} s")
+        reason = NodeUnreachable(f"it was without a link for {self._limits.rpc_idle:g} s")
         loop = asyncio.get_running_loop()
         self._idle[session] = loop.call_later(self._limits.rpc_idle, self.end, session, reason)
 
@@ -111,6 +115,9 @@ class Sessions:
         theirs = self._of.get(session.principal, {})
         for key in [key for key, other in theirs.items() if other is session]:
             del theirs[key]
+            self._why_ended[session.principal, key[1]] = reason.message
+            if len(self._why_ended) > REMEMBERED:
+                self._why_ended.popitem(last=False)
         if not theirs:
             self._of.pop(session.principal, None)
         if session.link is not None:
@@ -118,6 +125,10 @@ class Sessions:
         ending = asyncio.create_task(session.close(reason))
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
+
+    def why_ended(self, principal: Principal, key: str) -> str | None:
+        """What ended this session of theirs, if that isn't long ago."""
+        return self._why_ended.get((principal, key))
 
     def removed(self, name: str) -> None:
         """This account was removed."""

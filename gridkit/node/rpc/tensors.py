@@ -124,6 +124,11 @@ class Tensors:
         return None if self._child is None else self._child.pid
 
     @property
+    def owner(self) -> str:
+        """The account whose session it is."""
+        return self._session.principal.name
+
+    @property
     def spare(self) -> bool:
         """Whether nothing is in the process, and nothing is asked of it."""
         return self._child is not None and self._task is None and not self._count

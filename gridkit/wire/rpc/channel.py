@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gridkit.errors import ErrorCode, LimitError, UsageError, WireError
-from gridkit.wire.rpc.frames import Frame, Kind, Part, frame_size, pack_frame, read_frames
+from gridkit.wire.rpc.frames import MAX_TEXT, Frame, Kind, Part, frame_size, pack_frame, read_frames
 
 ACK_SECONDS: Final = 0.05
 """for which an ack waits for a message to go with"""
@@ -130,6 +130,12 @@ class Channel:
         return len(self._kept) < self.theirs.frames and self._kept_bytes + size <= self.theirs.bytes
 
     def _size(self, text: Part, bodies: Sequence[Part]) -> int:
+        if len(text) > MAX_TEXT:
+            raise LimitError(
+                f"a message with {len(text):,} bytes of text; at most {MAX_TEXT:,} are taken",
+                "send it in parts, and numbers as arrays",
+                code=ErrorCode.TOO_LARGE,
+            )
         size = frame_size(text, bodies)
         if size > self.theirs.bytes:
             raise LimitError(

@@ -17,6 +17,8 @@ from gridkit.errors import WireError
 
 HEAD = struct.Struct("<2sBBIQQQ")
 MAX_BODIES = 1000
+MAX_TEXT = 8 << 20
+"""bytes; to read so much JSON takes a good part of a second. What is large travels in bodies, which are not read"""
 _MAGIC = b"gk"
 _LENGTH = 8
 
@@ -96,7 +98,7 @@ def read_frames(data: bytes | memoryview) -> Iterator[Frame]:
         if (seq > 0) != (kind == Kind.MESSAGE) or (length > 0) != (kind != Kind.ACK) or (count and not length):
             raise WireError(f"a frame of kind {kind} has the number {seq}, {count} bodies and {length:,} bytes of text")
         begin = at + HEAD.size + _LENGTH * count
-        if count > MAX_BODIES or begin + length > whole:
+        if count > MAX_BODIES or length > MAX_TEXT or begin + length > whole:
             raise WireError(f"a frame says that it has {count:,} bodies and {length:,} bytes of text: too many")
         text, end = bytes(data[begin : begin + length]), begin + length
         bodies: tuple[memoryview, ...] = ()

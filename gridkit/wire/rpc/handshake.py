@@ -146,7 +146,9 @@ def read_hello(message: Message) -> Hello:
     return read_params(Hello, message)
 
 
-def welcome(hello: Hello, channel: Channel | None, window: Window, node: str) -> tuple[Channel, Welcome]:
+def welcome(
+    hello: Hello, channel: Channel | None, window: Window, node: str, why_ended: str | None = None
+) -> tuple[Channel, Welcome]:
     """The node's side: the session's channel, with this link as the one in use, and what to answer ahead of any frame.
     If there was an older link, the shell ends it then.
 
@@ -155,6 +157,7 @@ def welcome(hello: Hello, channel: Channel | None, window: Window, node: str) ->
         channel: of the principal's session ``hello.session``; None: there is no such session.
         window: what the node takes.
         node: the node's instance: another text after each start.
+        why_ended: what ended the session here, if that is known and it was.
 
     Raises:
         NotFoundError: `SESSION_LOST`.
@@ -162,9 +165,9 @@ def welcome(hello: Hello, channel: Channel | None, window: Window, node: str) ->
         WireError: the notebook says of itself what can't be. In each case nothing is changed.
     """
     if channel is None and hello.node is not None:
-        why = "has been restarted" if hello.node != node else "gave it up, after too long without a link"
+        why = "the node has been restarted" if hello.node != node else why_ended or "the node doesn't know it any more"
         raise NotFoundError(
-            f"the session is lost: the node {why}; what lived in it is gone",
+            f"the session is lost: {why}; what lived in it is gone",
             "make the tensors again",
             code=ErrorCode.SESSION_LOST,
             status=404,

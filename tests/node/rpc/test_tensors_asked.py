@@ -11,6 +11,7 @@ import pytest
 
 from gridkit.errors import ErrorCode, GridkitError, LimitError, NodeError, NodeUnreachable, PlanError
 from gridkit.node.child import Child, Lost
+from gridkit.node.rights import Principal, Role
 from gridkit.node.rpc import tensors as module
 from gridkit.node.rpc.runners import Runners
 from gridkit.node.rpc.tensors import AHEAD, Answer, Tensors
@@ -54,7 +55,8 @@ class FakeChild:
 
 
 class FakeSession:
-    def __init__(self) -> None:
+    def __init__(self, owner: str = "ana") -> None:
+        self.principal = Principal(Role.SCIENTIST, owner)
         self.closed: GridkitError | None = None
         self.on_close: list[Any] = []
         self.left: float | None = None
@@ -105,8 +107,8 @@ class World:
 
         monkeypatch.setattr(Child, "start", start)
 
-    def session(self) -> tuple[Tensors, FakeSession, Told]:
-        session, told = FakeSession(), Told()
+    def session(self, owner: str = "ana") -> tuple[Tensors, FakeSession, Told]:
+        session, told = FakeSession(owner), Told()
         return Tensors(session, self.runners, told), session, told  # type: ignore[arg-type]
 
 
@@ -290,6 +292,34 @@ def test_as_many_processes_as_there_may_be(monkeypatch: pytest.MonkeyPatch) -> N
         await third
         await asyncio.sleep(0.05)
         assert world.children[1].ended and two.pid is None and len(world.runners) == 0
+
+    run()
+
+
+def test_no_account_has_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has as many as one may takes one of its own sessions', and leaves others theirs."""
+
+    @live
+    async def run() -> None:
+        world = World(monkeypatch, rpc_runners=4, rpc_runners_each=2)
+        mine, hers = [world.session()[0] for _ in range(3)], world.session("eva")[0]
+        for number, tensors in enumerate([mine[0], mine[1], hers]):
+            asked = ask(tensors)
+            await settle()
+            world.children[number].answers(1, count=0 if tensors is hers else 5)
+            await asked
+        with pytest.raises(LimitError, match="2 sessions of yours"):
+            await ask(mine[2])
+        asked = ask(mine[0])
+        await settle()
+        world.children[0].answers(2, count=0)
+        await asked
+        await settle()
+        asked = ask(mine[2])
+        await settle()
+        assert [child.ended for child in world.children] == [True, False, False, False] and len(world.runners) == 3
+        world.children[3].answers(2)  # it was refused once
+        await asked
 
     run()
 

@@ -249,7 +249,7 @@ def test_a_session_that_was_given_up_is_told_from_a_restart() -> None:
     ends.node = None
     ends.settle()
     [lost] = ends.lost
-    assert "gave it up" in lost.message and "restarted" not in lost.message
+    assert "doesn't know it any more" in lost.message and "restarted" not in lost.message
 
 
 def test_the_newer_of_two_links_is_the_one_in_use() -> None:

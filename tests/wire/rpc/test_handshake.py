@@ -74,7 +74,7 @@ def test_a_session_whose_first_answer_was_lost_goes_on() -> None:
     answer(caller, found).send(b"text")
 
 
-@pytest.mark.parametrize(("instance", "why"), [("another", "restarted"), (NODE, "gave it up")])
+@pytest.mark.parametrize(("instance", "why"), [("another", "restarted"), (NODE, "doesn't know it any more")])
 def test_a_session_that_the_node_does_not_know(instance: str, why: str) -> None:
     caller = Caller()
     answer(caller, met(caller)[1])
