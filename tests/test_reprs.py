@@ -92,7 +92,7 @@ def test_dir_is_short(grid: gk.Session) -> None:
     run = gk.simulate(mlp(), plan_of(mlp(), shards(2)), clients=shards(2), rounds=1).wait()
     for thing in (grid, grid._core, grid.runs, run):
         names = dir(thing)
-        assert len(names) <= (46 if thing in (grid, grid._core) else 20) and not [
+        assert len(names) <= (46 if thing in (grid, grid._core) else 21) and not [
             name for name in names if name.startswith("_")
         ]
     assert {"train", "join", "launcher", "panel", "runs", "models", "serve_model"} <= set(dir(grid))
