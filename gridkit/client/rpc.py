@@ -24,7 +24,7 @@ from gridkit.client.rpc_calls import Call, Progress, Vigil
 from gridkit.client.rpc_handlers import Handlers
 from gridkit.client.rpc_mirror import Mirror
 from gridkit.client.rpc_session import RpcSession, fresh
-from gridkit.client.rpc_torch import of_torch, remote_in
+from gridkit.client.rpc_torch import is_plain, of_torch, remote_in
 from gridkit.client.websocket_grid import parse_address
 from gridkit.errors import ErrorCode, GridkitError, NodeUnreachable, NotFoundError, UsageError
 from gridkit.wire.rpc.channel import Window
@@ -260,7 +260,8 @@ class RpcClient(Handlers):
             NodeUnreachable: there is no session, and none could be begun.
         """
         session = await self._linked()
-        await self._tensors_sent(params)
+        if not is_plain(params):
+            await self._tensors_sent(params)
         return await self._ask(session, method, params, timeout, on_progress)
 
     async def submit(
@@ -274,7 +275,8 @@ class RpcClient(Handlers):
         """As `call`, but go on once there was room to send it; the `Call` is awaited later, or not at all. What is
         submitted comes to the node in order."""
         session = await self._linked()
-        await self._tensors_sent(params)
+        if not is_plain(params):
+            await self._tensors_sent(params)
         call = self._ask(session, method, params, timeout, on_progress)
         await call.sent()
         return call
@@ -301,7 +303,9 @@ class RpcClient(Handlers):
         id = next(self._ids)
         bodies: list[Body] = []
         functions: list[Exposed] = []  # that are passed, and exposed as long as the call lasts: the node may keep them
-        given = self._callables.replaced(of_torch(params or {}), functions)
+        given = params or {}
+        if not is_plain(params):
+            given = self._callables.replaced(of_torch(given), functions)
         ticket = session.say(pack(Request(method, encode(given, bodies), id)), bodies)
         timeout = self.default_timeout if timeout is None else timeout
         call = self._calls[id] = Call(id, method, timeout, ticket, run, on_progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Final, Protocol, TypeGuard
 
 from gridkit.wire.rpc import values
 
@@ -18,6 +18,14 @@ class RemoteTensor(Protocol):
 
     async def sent_over(self, rpc: object) -> None:
         """Until the node knows of it, if it asks over this client; else UsageError."""
+
+
+def is_plain(params: object) -> bool:
+    """Whether these are numbers and texts by name, in which nothing has to be looked for: most calls have no others."""
+    return params is None or (isinstance(params, dict) and all(type(value) in _PLAIN for value in params.values()))
+
+
+_PLAIN: Final = frozenset({int, float, str, bool, type(None)})
 
 
 def of_torch(value: Any) -> Any:

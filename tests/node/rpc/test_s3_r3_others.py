@@ -21,8 +21,9 @@ from gridkit.node.watch import Watch
 from gridkit.wire.rpc.channel import Window
 from gridkit.wire.rpc.frames import MAX_TEXT, Kind, pack_frame
 from gridkit.wire.rpc.messages import Notification, Reply, Request, batched, pack
-from tests.node.rpc.ends import V1, Plain, connect, live
+from tests.node.rpc.ends import V1, Plain, basic, connect, live
 from tests.node.rpc.test_sessions import ANA, Nobody, V1Link, begin, settle, v1_ends
+from tests.node.rpc.test_v1 import sleep
 from tests.raw import resident
 from tests.support import NodeUnderTest
 
@@ -212,6 +213,40 @@ async def test_w5_a_credential_that_is_revoked_in_a_session_ends_what_it_may(nod
         assert error["data"]["code"] == "UNAUTHENTICATED", method
     with pytest.raises(websockets.InvalidStatus):
         await connect(node, authorization=f"Api-Key {token}")
+
+
+# ---- R10
+
+
+@pytest.mark.parametrize("profile", ["plain", "v1"])
+def test_r10_a_link_on_which_no_ping_is_answered_is_gone_and_its_session_isnt(
+    impatient: NodeUnderTest, profile: str
+) -> None:
+    """The cable is pulled: nobody says goodbye, and nothing comes any more."""
+
+    @live
+    async def run() -> None:
+        if profile == "plain":
+            options = {"authorization": basic("a cable"), "ping_interval": None}
+            plain = await Plain.to(impatient, **options)
+            asked, socket = await plain.send("run_function", {"function_name": "Sleep", "args": [0.7]}), plain.socket
+        else:
+            client = await V1(impatient, ping_interval=None).open()
+            assert client.socket is not None
+            asked, socket = await client.send("run_function", sleep(0.7)), client.socket
+        socket.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.sleep(0.8)  # a ping, and as long again for its answer: 0.4 s
+        socket.transport.resume_reading()  # type: ignore[attr-defined]
+        assert await close_code(socket) in (1011, 1006)
+        if profile == "plain":
+            again = await Plain.to(impatient, **options)
+            assert again.session == plain.session and (await again.reply(asked))["result"] == {"data": 0.7}
+        else:
+            client.channel.dropped(client.caller.link)
+            await client.open()
+            assert await client.reply(asked) == Reply(asked, {"data": 0.7})
+
+    run()
 
 
 # ---- how sessions end
