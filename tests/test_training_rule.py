@@ -98,6 +98,8 @@ def test_what_left_the_notebook_is_listed(grid: gk.Session) -> None:
     (call,) = grid.rpc.called[before:]
     assert (call.function, call.args) == ("median", "(remote float32[3, 276], remote float32[3])")
     assert call.result == "remote float32[276]" and call.left < 100
+    del call
+    wait_for(lambda: not [id for id in grid.rpc.mirror.variables if id.startswith(("reports", "weights"))])
 
 
 @pytest.mark.parametrize(

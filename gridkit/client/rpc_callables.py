@@ -276,6 +276,7 @@ class Callables:
             if self.runs.get(id) is run:
                 del self.runs[id]
             given = run.given or ((*args, dict(kwargs)) if kwargs else tuple(args))
+            run.given = None  # a timer may know this, and the node may have much there
             shown, came, seconds = in_short(given, self._facts), size_of(given), time.monotonic() - run.since
             self.called.append(CalledBack(name_of(fn), shown, result, text, seconds, at, came, left, callable_id))
 
