@@ -20,6 +20,7 @@ from gridkit.client.rpc_callables import Exposed
 from gridkit.client.rpc_calls import Progress
 from gridkit.client.rpc_handlers import Handlers
 from gridkit.client.rpc_mirror import Mirror
+from gridkit.exposed import Calls
 
 __all__ = ["CalledBack", "Exposed", "Mirror", "Progress", "RpcClient"]
 
@@ -107,9 +108,9 @@ class RpcClient(cells.ShortDir):
         return self._core.connected
 
     @property
-    def called(self) -> tuple[CalledBack, ...]:
+    def called(self) -> Calls:
         """The node's last calls of functions of this notebook, in order: what came, and what left the notebook."""
-        return self._core.called
+        return Calls(self._core.called, "this notebook's functions")
 
     @property
     def mirror(self) -> Mirror:

@@ -177,6 +177,38 @@ def test_the_same_for_coroutines(node: NodeUnderTest) -> None:
     asyncio.run(script())
 
 
+def test_whoever_stops_waiting_stops_the_function(node: NodeUnderTest) -> None:
+    async def script() -> None:
+        async with await aio.connect(node.url, token=TOKEN) as grid:
+            begun, ended = asyncio.Event(), asyncio.Event()
+
+            async def endless(x: AsyncRemoteTensor) -> None:
+                begun.set()
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    ended.set()
+
+            with grid.expose(endless) as exposed:
+                waiting = asyncio.create_task(grid.evaluate(exposed, grid.tensor([1.0])))
+                await begun.wait()
+                waiting.cancel()
+                await asyncio.wait_for(ended.wait(), 20)
+            assert torch.equal(await (grid.tensor([1.0]) + 1).get(), torch.tensor([2.0]))
+
+    asyncio.run(script())
+
+
+def test_results_leave_nothing_behind(grid: Session) -> None:
+    x = grid.tensor([1.0, 2.0])
+    with grid.expose(lambda a: a * 2) as exposed:
+        ids = [grid.evaluate(exposed, x)._core.id for _ in range(30)]
+    for id in ids:
+        until_gone(grid, id)
+    core = grid._core._tensors()
+    assert not set(ids) & set(core.handles) and not grid.rpc._core._callables.runs
+
+
 def test_how_long_it_is_exposed(grid: Session) -> None:
     exposed = grid.expose(len)
     assert grid.evaluate(exposed, [1, 2, 3]) == 3
@@ -232,6 +264,7 @@ def test_the_list_of_what_left(grid: Session) -> None:
     frame = calls.to_frame()
     assert list(frame.columns) == ["at", "function", "args", "came", "result", "error", "left", "seconds"]
     assert frame["left"].tolist() == [8, 4] and str(frame["at"].dt.tz) == "UTC"
+    assert list(grid.rpc.called)[-2:] == list(calls) and "of this notebook's functions" in repr(grid.rpc.called)
     assert repr(grid.expose(len).calls) == "0 calls of len by the node; 0 bytes left the notebook"
     assert len(grid.expose(len).calls.to_frame()) == 0
 
