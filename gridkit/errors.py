@@ -232,7 +232,8 @@ class WorkersFailed(RunError):
 
 
 class EvaluationFailed(RunError):
-    """The function passed as `evaluate` raised; the original error is the `__cause__`.
+    """The function passed as `evaluate` raised, or the one that `grid.evaluate` had the node call; the original error
+    is the `__cause__`.
 
     Its text names the line of the user's own file or cell.
     """

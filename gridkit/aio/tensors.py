@@ -142,7 +142,7 @@ class Tensors(Base):
             The function's result; arrays are local tensors, references remote ones.
 
         Raises:
-            NodeError: the function raised; the message begins with the type, the notes have its lines.
+            EvaluationFailed: the function raised; its error is the cause. One of gridkit's own comes as it is.
             UsageError: `function` isn't exposed.
         """
         from gridkit.tensors import callables

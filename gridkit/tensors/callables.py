@@ -11,8 +11,9 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from gridkit.client.rpc_callables import RUNNING
-from gridkit.errors import GridkitError, RunError, UsageError
+from gridkit import cells
+from gridkit.client.rpc_callables import RUNNING, Exposed
+from gridkit.errors import EvaluationFailed, GridkitError, RunError, UsageError
 from gridkit.tensors.functions import remote_of
 from gridkit.tensors.handle import Handle, World, array_of, tensor_of
 from gridkit.tensors.remote import Remote
@@ -169,7 +170,7 @@ def _arrays(value: Any) -> Any:
     return value
 
 
-async def evaluate(world: World, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+async def evaluate(world: World, function: Exposed, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """See `gridkit.aio.tensors.Tensors.evaluate`."""
     params = {
         "function_name": "Evaluate",
@@ -183,6 +184,15 @@ async def evaluate(world: World, function: Any, args: tuple[Any, ...], kwargs: d
     try:
         answer: Any = taken(world, (await call)["data"])
     except GridkitError as error:
-        raise error from call.raised
+        raised = call.raised
+        if raised is None or isinstance(raised, GridkitError):
+            raise
+        line = cells.line_of(raised)
+        raise EvaluationFailed(
+            f"{function.name}, which the node called, raised {type(raised).__name__}: {raised}"
+            f"{'' if line is None else f' ({line})'}",
+            "gk.options.full_tracebacks = True shows where",
+            code=error.code,
+        ) from raised
     call.kept.clear()  # the results of the function, which have holders here by now
     return answer
