@@ -190,8 +190,8 @@ class RpcSession:
         a turn of the loop. What else is said in this turn goes together, in the next."""
         socket = self._idle
         if socket is not None:
-            self._write_soon()
             self._write_now(socket, channel)
+            self._write_soon()
 
     def _write_now(self, socket: RpcSocket, channel: Channel) -> bool:
         """Whether there was something, and the link took it."""

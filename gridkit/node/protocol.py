@@ -158,7 +158,7 @@ class GridkitWebSocket(WebSocketsSansIOProtocol):
 
     _wait_on: Callable[[], bool] = staticmethod(lambda: False)
     _take: Callable[[str | bytes], object] | None = None
-    _alone = False
+    _alone = _taking = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         joined = _JoinedWrites(cast(asyncio.Transport, transport), self.loop)
@@ -176,10 +176,8 @@ class GridkitWebSocket(WebSocketsSansIOProtocol):
             extensions["gridkit.write"] = self._write
 
     def data_received(self, data: bytes) -> None:
-        alone = self._alone = self._take is not None and self.queue.empty()
+        self._alone = self._take is not None and self.queue.empty()
         super().data_received(data)
-        if alone and not self._alone:  # one was taken
-            cast(_JoinedWrites, self.transport).flush()
         self._alone = False
 
     def send_receive_event_to_app(self) -> None:
@@ -188,17 +186,17 @@ class GridkitWebSocket(WebSocketsSansIOProtocol):
             return
         self._alone = False
         data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
+        message: str | bytes = data
         if self.curr_msg_data_type == "text":
             try:
-                text = data.decode()
+                message = data.decode()
             except UnicodeDecodeError:
                 super().send_receive_event_to_app()  # which ends the connection
                 return
-            self.frames = []
-            self._take(text)
-        else:
-            self.frames = []
-            self._take(data)
+        self.frames = []
+        self._taking = True
+        self._take(message)
+        self._taking = False
 
     def handle_parser_exception(self) -> None:
         super().handle_parser_exception()
@@ -230,6 +228,8 @@ class GridkitWebSocket(WebSocketsSansIOProtocol):
             return False
         for piece in self.conn.data_to_send():
             self.transport.write(piece)
+        if self._taking:
+            cast(_JoinedWrites, self.transport).flush()
         return True
 
     def _be_patient(self, wait_on: Callable[[], bool]) -> None:
