@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import websockets
+from websockets.frames import Opcode
 
 from gridkit.errors import ErrorCode, LimitError, NotFoundError, WireError
 from gridkit.node.audit import Audit
@@ -218,33 +220,37 @@ async def test_w5_a_credential_that_is_revoked_in_a_session_ends_what_it_may(nod
 # ---- R10
 
 
-@pytest.mark.parametrize("profile", ["plain", "v1"])
-def test_r10_a_link_on_which_no_ping_is_answered_is_gone_and_its_session_isnt(
-    impatient: NodeUnderTest, profile: str
-) -> None:
-    """The cable is pulled: nobody says goodbye, and nothing comes any more."""
+@pytest.fixture
+def pinging(tmp_path: Path) -> Iterator[NodeUnderTest]:
+    node = NodeUnderTest(tmp_path / "data", "--limit=ping_seconds=0.2")
+    yield node
+    assert node.terminate() == 0
+
+
+def test_r10_a_link_on_which_no_ping_is_answered_is_gone_and_its_session_isnt(pinging: NodeUnderTest) -> None:
+    """Nobody says goodbye where a cable is pulled: what is asked for goes on, and is told to who comes back."""
+
+    async def gone(socket: websockets.ClientConnection) -> None:
+        send = socket.protocol.send_frame
+        socket.protocol.send_frame = lambda frame: None if frame.opcode is Opcode.PONG else send(frame)  # type: ignore[method-assign]
+        assert await close_code(socket) in (1011, 1006)
 
     @live
     async def run() -> None:
-        if profile == "plain":
-            options = {"authorization": basic("a cable"), "ping_interval": None}
-            plain = await Plain.to(impatient, **options)
-            asked, socket = await plain.send("run_function", {"function_name": "Sleep", "args": [0.7]}), plain.socket
-        else:
-            client = await V1(impatient, ping_interval=None).open()
-            assert client.socket is not None
-            asked, socket = await client.send("run_function", sleep(0.7)), client.socket
-        socket.transport.pause_reading()  # type: ignore[attr-defined]
-        await asyncio.sleep(0.8)  # a ping, and as long again for its answer: 0.4 s
-        socket.transport.resume_reading()  # type: ignore[attr-defined]
-        assert await close_code(socket) in (1011, 1006)
-        if profile == "plain":
-            again = await Plain.to(impatient, **options)
-            assert again.session == plain.session and (await again.reply(asked))["result"] == {"data": 0.7}
-        else:
-            client.channel.dropped(client.caller.link)
-            await client.open()
-            assert await client.reply(asked) == Reply(asked, {"data": 0.7})
+        options = {"authorization": basic("a cable"), "ping_interval": None}
+        plain = await Plain.to(pinging, **options)
+        asked = await plain.send("run_function", {"function_name": "Sleep", "args": [0.5]})
+        await gone(plain.socket)
+        again = await Plain.to(pinging, **options)
+        assert again.session == plain.session and (await again.reply(asked))["result"] == {"data": 0.5}
+
+        client = await V1(pinging, ping_interval=None).open()
+        assert client.socket is not None
+        asked = await client.send("run_function", sleep(0.5))
+        await gone(client.socket)
+        client.channel.dropped(client.caller.link)
+        await client.open()
+        assert await client.reply(asked) == Reply(asked, {"data": 0.5})
 
     run()
 
