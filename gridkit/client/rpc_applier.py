@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sysconfig
-import traceback
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Protocol
 
+from gridkit.client.rpc_audit import own_lines
 from gridkit.client.rpc_callables import Callables
 from gridkit.client.rpc_session import RpcSession
 from gridkit.errors import ErrorCode, GridkitError, LimitError, RunError, UsageError
@@ -39,7 +37,6 @@ MAX_UNHEARD = 10_000
 """answers for which the node has no room, above which it is given up: it asks and doesn't listen"""
 MAX_BEHIND = 2000
 """messages that are to be applied, above which what is passing is dropped"""
-_LIBRARIES = (str(Path(__file__).parents[1]), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
 _LOG = logging.getLogger("gridkit.rpc")
 
 Arrived = tuple[int, Sequence[Message] | InvalidMessage, Sequence[Body]]
@@ -238,16 +235,4 @@ def _failure(error: Exception, request: Request) -> Failure:
         key = str(error.args[0]) if error.args else ""
         text = f"Missing key: {key}"
         return Failure(request.id, int(RpcCode.INVALID_PARAMS), text, {"exception": text, "missing_key": key})
-    return failure_of_function(error, request.id, _own_lines(error))
-
-
-def _own_lines(error: Exception) -> str:
-    """A traceback of the person's own lines: what lies in libraries says nothing of them, but where Python is."""
-    told = traceback.TracebackException.from_exception(error)
-    todo: list[traceback.TracebackException | None] = [told]
-    while todo:
-        if (each := todo.pop()) is not None:
-            own = [frame for frame in each.stack if not frame.filename.startswith(_LIBRARIES)]
-            each.stack = traceback.StackSummary.from_list(own)
-            todo += (each.__cause__, each.__context__)
-    return "".join(told.format())
+    return failure_of_function(error, request.id, own_lines(error))

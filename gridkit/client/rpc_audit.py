@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sysconfig
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,8 @@ MAX_SHOWN = 60
 """characters of a value"""
 MAX_ERROR = 1000
 """of an error's text"""
+
+_LIBRARIES = (str(Path(__file__).parents[1]), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
 
 Facts = Callable[[str], "str | None"]
 """dtype and shape of a tensor on the node, by its id, such as "float32[4]"; None: not known"""
@@ -27,7 +32,7 @@ class CalledBack:
         function: its name.
         args: what came, in short: texts and numbers, and of arrays dtype and shape; "remote": the values stayed there.
         result: what left the notebook, so too; None if it was an error.
-        error: the text of the error that left it.
+        error: the text of the error that left it; its traceback, of the person's own lines, did too.
         seconds: that the function took.
         at: seconds since 1970.
         came, left: bytes of the arrays and texts in that, and of a number what it takes to write it.
@@ -86,3 +91,15 @@ def size_of(value: Any) -> int:
         case None:
             return 0
     return len(repr(value.item() if isinstance(value, np.generic) else value))
+
+
+def own_lines(error: Exception) -> str:
+    """A traceback, of the person's own lines: what lies in libraries says nothing but where Python is."""
+    told = traceback.TracebackException.from_exception(error)
+    todo: list[traceback.TracebackException | None] = [told]
+    while todo:
+        if (each := todo.pop()) is not None:
+            own = [frame for frame in each.stack if not frame.filename.startswith(_LIBRARIES)]
+            each.stack = traceback.StackSummary.from_list(own)
+            todo += (each.__cause__, each.__context__)
+    return "".join(told.format())

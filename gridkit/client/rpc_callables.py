@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gridkit.client.rpc_audit import MAX_ERROR, MAX_SHOWN, CalledBack, Facts, in_short, size_of
+from gridkit.client.rpc_audit import MAX_ERROR, MAX_SHOWN, CalledBack, Facts, in_short, own_lines, size_of
 from gridkit.errors import ErrorCode, GridkitError, LimitError, NotFoundError, RunError, UsageError
 from gridkit.wire.rpc import values
 from gridkit.wire.rpc.messages import Id
@@ -268,7 +268,7 @@ class Callables:
             return value
         except Exception as error:
             text = f"{type(error).__name__}: {str(error)[:MAX_ERROR]}"
-            left = size_of(text)
+            left = size_of(text) + (0 if isinstance(error, GridkitError) else size_of(own_lines(error)))
             if asked is not None:
                 asked.raised = error
             raise

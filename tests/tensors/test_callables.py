@@ -113,9 +113,8 @@ def test_what_it_raises_comes_with_its_type_and_is_the_cause(grid: Session) -> N
             grid.evaluate(exposed, grid.tensor([1.0]))
     assert isinstance(caught.value.__cause__, KeyError) and caught.value.__cause__.__traceback__ is not None
     (call,) = exposed.calls
-    assert (call.result, call.error) == (None, "KeyError: 'no such label'") and call.left == len(
-        "KeyError: 'no such label'"
-    )
+    assert (call.result, call.error) == (None, "KeyError: 'no such label'")
+    assert call.left > 2 * len("KeyError: 'no such label'"), "its own lines left, too"
     with grid.expose(lambda x: x @ x) as exposed, pytest.raises(EvaluationFailed, match="raised RuntimeError: "):
         grid.evaluate(exposed, grid.tensor([[1.0, 2.0]]))
     with grid.expose(lambda x: {1, 2}) as exposed, pytest.raises(RunError, match="a set can't be sent"):
