@@ -15,8 +15,8 @@ def frozen(cls: type[T]) -> type[T]:
 
     `dataclass` writes six methods for each class and compiles them, half a millisecond a class. These do the same at
     about the same speed; `fields`, `replace`, `asdict` and patterns take such a class for the dataclass that it is.
-    It may have `field(default=…, default_factory=…, repr=…)`; `__post_init__`, inheritance and what else `dataclass`
-    knows is for `dataclass`.
+    It may have `field(default=…, default_factory=…, repr=…)` and methods of its own, also instead of these;
+    `__post_init__`, inheritance and what else `dataclass` knows is for `dataclass`.
 
     >>> @frozen
     ... class Point:
@@ -28,7 +28,8 @@ def frozen(cls: type[T]) -> type[T]:
     made = dataclass(init=False, repr=False, eq=False, slots=True)(cls)
     names = tuple(made.__dataclass_fields__)  # type: ignore[attr-defined]
     for name, method in {**_METHODS, "_values": attrgetter(*names)}.items():
-        setattr(made, name, method)
+        if name not in vars(cls):
+            setattr(made, name, method)
     return made
 
 

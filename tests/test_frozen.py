@@ -44,6 +44,14 @@ class Another:
     worker: str
 
 
+@frozen
+class Words:
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+
 GIVEN: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
     (("a", "k"), {}),
     (("a",), {"key": "k"}),
@@ -97,6 +105,10 @@ def test_equal_values_of_two_classes_differ() -> None:
     assert hash(Other("a")) == hash(Other("a")) and {Other("a"): 1}[Other("a")] == 1
     with pytest.raises(TypeError):
         hash(Ours("a", "k"))  # a dict is among its values
+
+
+def test_what_a_class_says_of_itself_stays() -> None:
+    assert repr(Words("as it is")) == "as it is" and Words("a") == Words("a") != Words("b")
 
 
 def test_copies_are_equal_and_patterns_match() -> None:
