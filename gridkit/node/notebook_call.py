@@ -50,6 +50,10 @@ class FunctionFailed(Exception):
     """It raised, or gave what can't be used; the text says so, and names it."""
 
 
+class TensorsLost(FunctionFailed):
+    """What it was given is gone: the session's process ended meanwhile, for whatever reason."""
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """What a function says of a model.
@@ -77,6 +81,7 @@ class FunctionCall:
         self._number = secrets.token_hex(8)  # no notebook calls its own so
         self._placed: list[str] = []
         self._size = 0
+        self._process: int | None = None  # that has what it was given
         self._taken: asyncio.Future[TensorAnswer] | None = None
 
     async def average(self, reports: Sequence[tuple[float, TensorSource]], size: int) -> Array:
@@ -165,7 +170,8 @@ class FunctionCall:
         return self._failed(otherwise)
 
     def _failed(self, what: str) -> FunctionFailed:
-        return FunctionFailed(notebook.failed(self._role, self._name, what))
+        lost = self._process is not None and self._session.tensors.pid != self._process
+        return (TensorsLost if lost else FunctionFailed)(notebook.failed(self._role, self._name, what))
 
     async def _forget(self) -> None:
         """It won't get them, or has failed on them."""
@@ -175,6 +181,7 @@ class FunctionCall:
     # ---- the call
 
     async def _ask(self, given: list[Any]) -> Answer:
+        self._process = self._session.tensors.pid
         form = {"callable_id": self._offer.function, "args": encode(given, []), "kwargs": {}}
         try:
             answer = await self._session.ask("run_callable", form, at_once=self._take)

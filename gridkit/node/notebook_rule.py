@@ -14,7 +14,7 @@ from gridkit.errors import ErrorCode, LimitError, PlanError
 from gridkit.federated import cycle
 from gridkit.federated import notebook as words
 from gridkit.node.averaging import AveragingFailed
-from gridkit.node.notebook_call import Closed, FunctionCall, FunctionFailed, Gone, Score
+from gridkit.node.notebook_call import Closed, FunctionCall, FunctionFailed, Gone, Score, TensorsLost
 from gridkit.node.notebooks import Offer
 from gridkit.node.settings import Limits
 from gridkit.wire.tensors import Array, TensorSource
@@ -32,6 +32,9 @@ LOOK_SECONDS = 0.25
 """from one look at whether the function is still wanted, and still there, to the next"""
 ALONE_SECONDS = 2.0
 """without a link, after which a notebook counts as gone; it is waited for in any case"""
+
+MAX_LOSSES = 2
+"""of the process with its tensors, after which a third is the function's own doing"""
 
 
 def check_size(size: int, rules: cycle.CycleRules, limits: Limits) -> None:
@@ -64,6 +67,7 @@ class Notebook:
         self._part = process.id, role
         self.role, self.name = role, str(process.state.rules.function(role))
         self._waits = False
+        self._losses = 0
 
     async def average(self, reports: Sequence[tuple[float, TensorSource]], size: int) -> Array:
         """What the function makes of the reports: float32 [P], to be taken off the model.
@@ -80,6 +84,7 @@ class Notebook:
         try:
             return await self._asked(offer, FunctionCall(self.role, self.name, offer).average(reports, size))
         except FunctionFailed as error:
+            self._go_on(error)
             raise AveragingFailed(str(error)) from error
 
     async def score(self, model: TensorSource) -> Score:
@@ -92,7 +97,21 @@ class Notebook:
         while True:
             offer = await self.offer()
             with suppress(Gone):  # unless it is `offer` that says so
-                return await self._asked(offer, FunctionCall(self.role, self.name, offer).score(model))
+                try:
+                    return await self._asked(offer, FunctionCall(self.role, self.name, offer).score(model))
+                except FunctionFailed as error:
+                    self._go_on(error)
+                    raise
+
+    def _go_on(self, error: FunctionFailed) -> None:
+        """Have it asked again if that isn't its fault, as far as anybody can tell.
+
+        Raises:
+            Gone: it shall be.
+        """
+        if isinstance(error, TensorsLost) and self._losses < MAX_LOSSES:
+            self._losses += 1
+            raise Gone from None
 
     @contextmanager
     def final(self) -> Iterator[None]:

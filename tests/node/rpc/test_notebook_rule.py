@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from gridkit.wire.rpc.messages import Failure, Reply, Request
@@ -223,6 +224,47 @@ async def test_a_function_that_is_gone_is_waited_for(book: Notebook) -> None:
     assert question.params["callable_id"] == "new"
     await give(book, question, np.zeros(SIZE, np.float32))
     await book.reply(asked)
+
+
+def end_processes(node: NodeUnderTest) -> None:
+    """Those of the node's sessions with tensors."""
+    for child in psutil.Process(node.process.pid).children():
+        if "gridkit.runner.tensors" in child.cmdline():
+            child.kill()
+
+
+async def lose(book: Notebook, number: int = 1) -> None:
+    """The process ends under a function, which therefore fails."""
+    question = await called(book)
+    end_processes(book.node)
+    while not any(method == "log" for method, _ in book.said):
+        await book.ask("get_variable", variable_id="nothing")
+        await book.step()
+    book.said.clear()
+    await fail(book, question, type="PlanError", exception=f"there is no tensor {number}", code="NOT_FOUND")
+
+
+@shared
+async def test_reports_that_were_lost_are_given_again(book: Notebook) -> None:
+    training = Training(book.node)
+    asked = await offer(book, training)
+    training.report()
+    await lose(book)
+    await give(book, await called(book), np.ones(SIZE, np.float32))
+    reply = await book.reply(asked)
+    assert isinstance(reply, Reply) and reply.result == {"outcome": "completed"}
+
+
+@pytest.mark.soak
+@shared
+async def test_a_function_whose_reports_are_lost_again_and_again_fails(book: Notebook) -> None:
+    training = Training(book.node)
+    asked = await offer(book, training)
+    training.report()
+    for number in range(3):
+        await lose(book, number)
+    await book.reply(asked)
+    assert training.rows()[-1]["reason"] == "round 1: the strategy mine raised PlanError: there is no tensor 2"
 
 
 @shared
