@@ -102,7 +102,7 @@ class Tensors(Base):
         """Let the node call a function of this notebook, as long as the handle is held and open.
 
         It may compute with remote tensors, use the session, and take its time; it prints where this was called. What it
-        raises comes to the node with type, text and its own lines. Its code stays here.
+        raises comes to the node with type, text, and numbers of lines. Its code stays here.
 
         Args:
             fn: a function, or a coroutine function. Its result may be numbers, texts, lists, tuples and dicts of them,

@@ -32,7 +32,7 @@ class CalledBack:
         function: its name.
         args: what came, in short: texts and numbers, and of arrays dtype and shape; "remote": the values stayed there.
         result: what left the notebook, so too; None if it was an error.
-        error: the text of the error that left it; its traceback, of the person's own lines, did too.
+        error: the text of the error that left it; its traceback did too, see `own_lines`.
         seconds: that the function took.
         at: seconds since 1970.
         came, left: bytes of the arrays and texts in that, and of a number what it takes to write it.
@@ -94,12 +94,14 @@ def size_of(value: Any) -> int:
 
 
 def own_lines(error: Exception) -> str:
-    """A traceback, of the person's own lines: what lies in libraries says nothing but where Python is."""
+    """A traceback of the person's own functions: their names and the numbers of lines, and no code, which stays here.
+    What lies in libraries says nothing but where Python is."""
     told = traceback.TracebackException.from_exception(error)
     todo: list[traceback.TracebackException | None] = [told]
     while todo:
         if (each := todo.pop()) is not None:
             own = [frame for frame in each.stack if not frame.filename.startswith(_LIBRARIES)]
-            each.stack = traceback.StackSummary.from_list(own)
+            places = [(Path(frame.filename).name, frame.lineno or 0, frame.name, "") for frame in own]
+            each.stack = traceback.StackSummary.from_list(places)
             todo += (each.__cause__, each.__context__)
     return "".join(told.format())

@@ -9,6 +9,7 @@ import gc
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -188,6 +189,8 @@ async def test_what_a_function_raises_comes_with_type_text_and_traceback() -> No
         assert back["data"]["type"] == "ValueError" and "_raises" in back["data"]["traceback"]
         assert "client/rpc_callables" not in back["data"]["traceback"]
         assert "concurrent" not in back["data"]["traceback"] and "threading" not in back["data"]["traceback"]
+        assert "raise" not in back["data"]["traceback"].replace("_raises", ""), "no code leaves"
+        assert str(Path(__file__).parent) not in back["data"]["traceback"]
         back = await client.call("call_back", {"fn": caused})
         assert "LookupError: above" in back["data"]["traceback"] and "ValueError" in back["data"]["traceback"]
 
