@@ -23,6 +23,9 @@ from gridkit.wire.rpc.v1 import Saved, Tensor
 KEPT_GRADIENTS = 16
 """of a variable, newest last, of which each pass adds one"""
 
+MAX_EARLY = 1000
+"""passes through nodes that haven't been told of yet"""
+
 PassKind = Literal["backward", "step"]
 
 
@@ -140,6 +143,8 @@ class Mirror:
         self.lost: GridkitError | None = None
         self._new: list[MirroredNode] = []  # nodes to which nothing leads yet
         self._orders, self._firings = itertools.count(1), itertools.count(1)
+        self._newest = 0  # the number of a node
+        self._early: dict[int, tuple[str, int, Sequence[Tensor | None]]] = {}
         self._listeners: set[Callable[[], None]] = set()
         self._passes: dict[str, Pass] = {}  # that are pending
         self._failed: dict[tuple[PassKind, str], Pass] = {}  # by variable: the newest pass, if it failed
@@ -187,6 +192,9 @@ class Mirror:
     def create_node(self, node_id: int, name: str, **facts: Any) -> None:
         """There is a node of the graph."""
         node = self.nodes[node_id] = MirroredNode(node_id, name, **facts)
+        self._newest = max(self._newest, node_id)
+        if node_id in self._early:
+            node.fired, node.order, node.passed_on = self._early.pop(node_id)
         self._new.append(node)
 
     def create_edge(self, from_node_id: int, to_node_id: int | None, output_nr: int, input_nr: int) -> None:
@@ -209,10 +217,15 @@ class Mirror:
         self.changed()
 
     def node_fired(self, pass_id: str, node_id: int, gradients: Sequence[Tensor | None] = ()) -> None:
-        """A pass went through a node, if it is still known."""
-        if (node := self.nodes.get(node_id)) is not None:
+        """A pass went through a node, if that is still known. These messages may overtake the one that tells of it."""
+        node = self.nodes.get(node_id)
+        if node is not None:
             node.fired, node.order, node.passed_on = pass_id, next(self._firings), gradients
             self.changed()
+        elif node_id > self._newest:
+            self._early[node_id] = pass_id, next(self._firings), gradients
+            if len(self._early) > MAX_EARLY:
+                del self._early[next(iter(self._early))]
 
     def update_model(self, model_id: str, field: str, value: Any) -> None:
         """The node counted something of a module that it has."""
@@ -336,6 +349,7 @@ class Mirror:
             self.end(pass_id, None, error)
         self.variables.clear()
         self._new.clear()
+        self._early.clear()
         self._failed.clear()
         self.changed()
 

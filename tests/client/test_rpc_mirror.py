@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gridkit.client.rpc import RpcClient
-from gridkit.client.rpc_mirror import KEPT_GRADIENTS, Mirror
+from gridkit.client.rpc_mirror import KEPT_GRADIENTS, MAX_EARLY, Mirror
 from gridkit.errors import ErrorCode, NodeUnreachable, NotFoundError, RunError
 from gridkit.wire.rpc.messages import Notification, batched
 from gridkit.wire.rpc.v1 import Tensor
@@ -55,6 +55,27 @@ def test_the_graph_is_as_it_was_told() -> None:
     mirror.node_fired("p", 2)
     mirror.node_fired("p", 99)
     assert fn.freed and fn.fired == "p" and repr(fn) == "<MulBackward0 2, freed>"
+
+
+def test_a_pass_may_be_told_of_before_the_nodes_that_it_went_through() -> None:
+    """Its messages wait for nothing; those that make the nodes wait for room."""
+    mirror = Mirror()
+    mirror.create_node(1, "AccumulateGrad")
+    mirror.node_fired("p", 3)
+    mirror.node_fired("p", 2)
+    mirror.create_node(2, "MulBackward0")
+    mirror.create_node(3, "SumBackward0")
+    assert [mirror.node(id).fired for id in (1, 2, 3)] == [None, "p", "p"]
+    assert mirror.node(3).order < mirror.node(2).order
+    mirror.settle()
+    for id in (1, 2):
+        mirror.node_fired("q", id)  # these are gone: nothing led to them
+    assert not mirror._early
+    for id in range(10, 10 + 2 * MAX_EARLY):
+        mirror.node_fired("q", id)
+    assert len(mirror._early) == MAX_EARLY
+    mirror.lose(RunError("over"))
+    assert not mirror._early
 
 
 def test_weak_spot_13_nodes_go_with_the_variables_that_lead_to_them() -> None:
