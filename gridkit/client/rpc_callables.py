@@ -267,7 +267,8 @@ class Callables:
             result, left = in_short(value, self._facts), size_of(value)
             return value
         except Exception as error:
-            text = f"{type(error).__name__}: {str(error)[:MAX_ERROR]}"
+            said = error.message if isinstance(error, GridkitError) else str(error)
+            text = f"{type(error).__name__}: {said[:MAX_ERROR]}"
             left = size_of(text) + (0 if isinstance(error, GridkitError) else size_of(own_lines(error)))
             if asked is not None:
                 asked.raised = error

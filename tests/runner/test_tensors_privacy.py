@@ -168,6 +168,9 @@ def test_the_first_failure_because_of_values_is_the_last(session: TensorSession)
         session.call("torch.neg", [ref("p")], {}, ["y"])
     session.call("torch.neg", [ref("x")], {}, ["y"])
     assert not is_private(session, "y")
+    session.create("next", SECRET.copy(), private=True)  # of the next round, say, when the function was mended
+    session.call("torch.neg", [ref("next")], {}, ["z"])
+    assert is_private(session, "z")
 
 
 def test_a_graph_that_was_freed_is_told(session: TensorSession) -> None:

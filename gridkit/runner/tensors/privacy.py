@@ -8,8 +8,8 @@ A value also leaves where something else hangs on it, so for private tensors
 * functions whose results' sizes depend on values (``x[x > 0]``, ``nonzero``, ``unique``) are refused beforehand,
 * random numbers come from a generator of their own: some functions draw as many as their arguments' values want,
 * torch's words aren't told when a function fails because of values (a singular matrix, an index out of range), and the
-  first such failure is the last: nothing private can be used any more. Otherwise every failure would answer a question
-  about them. So one answer, yes or no, leaves at most.
+  first such failure is the last: nothing private can be used until the node brings another private tensor. Otherwise
+  every failure would answer a question. So one answer, yes or no, leaves at most for each that the node brings.
 
 How long a computation takes isn't hidden.
 """
@@ -49,6 +49,10 @@ class Privacy:
     def seed(self) -> None:
         """The session's generator was seeded: private draws begin there too."""
         self._state = torch.default_generator.get_state()
+
+    def renew(self) -> None:
+        """The node brings another private tensor: what failed with those before doesn't count any more."""
+        self._spoiled = None
 
     def hide(self, tensors: Iterable[torch.Tensor | None]) -> None:
         """Make these private, with all that shares their memory."""

@@ -90,6 +90,7 @@ class TensorSession:
             tensor = tensor_of(array)
             tensor = torch.nn.Parameter(tensor, requires_grad) if parameter else tensor.requires_grad_(requires_grad)
         if private:
+            self._privacy.renew()
             self._privacy.hide([tensor])
         self._variables.add(id, tensor)
         return self._variables.told([id])
