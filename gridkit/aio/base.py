@@ -77,7 +77,16 @@ class Base(ShortDir):
 
 
 async def _close(link: Link, pool: Pool, embedded: NodeProcess | None) -> None:
-    await asyncio.to_thread(pool.close)
+    await _on_a_thread(pool.close)
     await link.close()
     if embedded is not None:
-        await asyncio.to_thread(embedded.close)
+        await _on_a_thread(embedded.close)
+
+
+async def _on_a_thread(work: Callable[[], None]) -> None:
+    try:
+        done = asyncio.get_running_loop().run_in_executor(None, work)
+    except RuntimeError:  # Python is ending, and starts none any more
+        work()
+    else:
+        await done
