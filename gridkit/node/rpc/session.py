@@ -6,8 +6,9 @@
     (reader)               (applier)                └─▶ a task of its own (worker) ─▶ its result, when it is there
                                        ──▶ an answer to `call`, which a worker waits for
 
-The applier is no task: it runs where a message comes in, and only ever pauses for three reasons: that the client
-doesn't take what it is told, that it asks more often than it may, and that it asks for more tensors than are computed.
+The applier is no task: it runs where a message comes in, and only ever pauses for four reasons: that the client doesn't
+take what it is told, that it asks more often than it may, that it asks for more tensors than are computed, and that a
+message has so many events that others should have their turn.
 """
 
 from __future__ import annotations
@@ -207,7 +208,7 @@ class Session:
             return True
         if incoming.passing:
             if not self._too_often():
-                for message in self._messages(incoming)[:BREATH]:
+                for message in self._messages(incoming)[:BREATH]:  # more are none that may be lost
                     self._handle(message, incoming)
             return True
         if incoming.size > SMALL:
