@@ -203,7 +203,8 @@ def failure(history: History, title: str, *, debuggable: Collection[int] = ()) -
         debuggable: the slots for which `run.debug` works here.
     """
     if history.code == ErrorCode.EVALUATION_FAILED:
-        return EvaluationFailed(f"the training {title} failed: {history.reason}")
+        listed = "what was exposed lists its calls: exposed.calls"
+        return EvaluationFailed(f"the training {title} failed: {history.reason}", listed)
     failed = sorted(history.failures(history.cycle), key=lambda row: row["slot"])
     answered = "run.notifications has what its service answered; tolerate=k lets k fail"
     if not failed or history.code:
