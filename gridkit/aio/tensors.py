@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -159,6 +160,7 @@ class Tensors(Base):
     def _tensors(self) -> World:
         if self._world is None:
             self._world = self._new_world()
+            self._world.session = weakref.ref(self)
         return self._world
 
     def _new_world(self) -> World:

@@ -41,6 +41,7 @@ class World:
     Attributes:
         views: live pictures of graphs.
         handles: by id.
+        session: gives the one whose they are; it isn't closed as long as there is one of them.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class World:
         self._retaining: weakref.WeakSet[Handle] = weakref.WeakSet()
         self.views: weakref.WeakSet[Any] = weakref.WeakSet()
         self.handles: weakref.WeakValueDictionary[str, Handle] = weakref.WeakValueDictionary()
+        self.session: Callable[[], object] = _nothing
 
     def __repr__(self) -> str:
         return repr(self.client)
@@ -179,7 +181,8 @@ class Handle:
 
     def __init__(self, world: World, id: str | None = None) -> None:
         self.world = world
-        self.remote: Callable[[], Remote | None] = _no_remote
+        self._session = world.session()
+        self.remote: Callable[[], Remote | None] = _nothing
         if id is None:
             self.id = world.client.new_id(self)
         else:
@@ -279,7 +282,7 @@ class Handle:
         return nodes_behind(variable)
 
 
-def _no_remote() -> None:
+def _nothing() -> None:
     return None
 
 

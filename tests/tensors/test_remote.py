@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import time
+import weakref
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from gridkit.client.link import Link
 from gridkit.errors import ErrorCode, GridkitError, PlanError, UsageError
-from gridkit.session import Session
+from gridkit.session import Session, _Core
 from gridkit.tensors import parts
 from tests.tensors.tensor_peer import TensorPeer
 
@@ -236,3 +239,18 @@ def test_what_nobody_holds_is_forgotten_on_both_sides(grid: Session, peer: Tenso
     assert list(mirror.variables) == [x._core.id] and len(peer.tensors) == 1
     assert 0 < peer.took.count("delete_variables") < 150, "in batches"
     assert x.get().tolist() == [1, 2]
+
+
+def test_a_session_lasts_as_long_as_its_tensors(peer: TensorPeer) -> None:
+    def made() -> Any:
+        return Session(_Core(Link(peer.url, "key"))).tensor([1.0, 2.0])
+
+    x = made()
+    gc.collect()
+    assert x.get().tolist() == [1, 2]
+    y, session = x + 1, weakref.ref(x._core._session)
+    del x
+    assert y.get().tolist() == [2, 3]
+    del y
+    gc.collect()
+    assert session() is None
