@@ -37,14 +37,15 @@ def test_the_example_of_models_and_data_runs(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-def test_the_examples_of_workers_that_come_by_themselves_and_of_participants_run(tmp_path: Path) -> None:
+def test_the_other_examples_run(tmp_path: Path) -> None:
     _, _, *codes = blocks("python")
-    code = "".join([*codes, "print(len(rounds.metrics))"])
+    code = "".join([*codes, "print(len(rounds.metrics), len(run.metrics))"])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=100)
     assert done.returncode == 0, done.stderr
     assert re.search(r"0 +1 +\S.* accepted +\d\.\d+\n", done.stdout)
     assert re.search(r"test_accuracy +test_accuracy_plain\n(.*\n)*.* north +TRAINING_FINISHED +1 +200\n", done.stdout)
-    assert done.stdout.endswith("\n2\n")
+    assert re.search(r"tensor\(0\.\d+\)\n(.*\n)*.* -> AddmmBackward0 .*\n(.*\n)*1 call of accuracy by the node; ", done.stdout)
+    assert done.stdout.endswith("\n2 2\n")
     assert done.stderr == ""
 
 
