@@ -174,7 +174,7 @@ def test_c2_a_node_killed_meanwhile_gets_all_of_it_again(tmp_path: Path, way: st
     data = content(40)
 
     async def go(node: NodeUnderTest) -> str:
-        link = Link(node.url, TOKEN)
+        link = Link(node.url, TOKEN, patience=60)  # a node may take longer than usual to start
         send = transfer.upload if way == "http" else transfer_socket.upload
         reached = asyncio.Event()
         task = asyncio.ensure_future(send(link, packed(data), lambda done, size: done > 3_000_000 and reached.set()))
@@ -206,7 +206,7 @@ def test_c2_a_node_killed_meanwhile_goes_on_with_a_download(tmp_path: Path) -> N
         file = io.BytesIO()
         proxy = Proxy(node.port, up=False, stall=3_000_000)
         async with proxy.running() as url:
-            slow = Link(url, TOKEN)
+            slow = Link(url, TOKEN, patience=60)
             task = asyncio.ensure_future(fetch("http", slow, "kept", file))
             await proxy.stalled.wait()
             proxy.stall = None
