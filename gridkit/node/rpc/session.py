@@ -142,6 +142,7 @@ class Session:
         self._taken: Incoming | None = None  # it
         self._pause: asyncio.Handle | None = None
         self._waiting: list[asyncio.Future[None]] = []
+        self._turn = asyncio.Lock()
         self._works = Works(limits.rpc_requests, self._beat)
         self._calls = Calls(limits.rpc_idle if self._plain else limits.rpc_silence)  # plain clients send no heartbeats
 
@@ -384,8 +385,9 @@ class Session:
         Raises:
             GridkitError: the session ended.
         """
-        while self.line.full and self.closed is None:
-            await self._news()
+        async with self._turn:  # who comes later has something to say that comes later
+            while self.line.full and self.closed is None:
+                await self._news()
         if self.closed is not None:
             raise self.closed
 
