@@ -115,7 +115,8 @@ class Sessions:
         theirs = self._of.get(session.principal, {})
         for key in [key for key, other in theirs.items() if other is session]:
             del theirs[key]
-            self._why_ended[session.principal, key[1]] = reason.message
+            if key[0] is Profile.V1:  # whose client will ask
+                self._why_ended[session.principal, key[1]] = reason.message
             if len(self._why_ended) > REMEMBERED:
                 self._why_ended.popitem(last=False)
         if not theirs:

@@ -24,7 +24,7 @@ from gridkit.wire.rpc.channel import Window
 from gridkit.wire.rpc.frames import MAX_TEXT, Kind, pack_frame
 from gridkit.wire.rpc.messages import Notification, Reply, Request, batched, pack
 from tests.node.rpc.ends import V1, Plain, basic, connect, live
-from tests.node.rpc.test_sessions import ANA, Nobody, V1Link, begin, settle, v1_ends
+from tests.node.rpc.test_sessions import ANA, Nobody, V1Link, settle, v1_ends
 from tests.node.rpc.test_v1 import sleep
 from tests.raw import resident
 from tests.support import NodeUnderTest
@@ -277,12 +277,15 @@ async def test_a_link_that_the_node_closes_is_no_goodbye(node: NodeUnderTest) ->
 @live
 async def test_what_ended_a_session_is_told_to_whom_it_was(watch: Watch) -> None:
     sessions = Sessions(watch, Limits(rpc_sessions=REMEMBERED + 10), {})
-    session, _ = begin(sessions, ANA, "k")
-    sessions.end(session, WireError("it said what it may not say"))
+
+    def end(key: str, why: str) -> None:
+        sessions.end(sessions.begin(ANA, key, v1_ends(Window())[0]), WireError(why))
+
+    end("k", "it said what it may not say")
     assert sessions.why_ended(ANA, "k") == "it said what it may not say"
     assert sessions.why_ended(OWNER, "k") is None and sessions.why_ended(ANA, "other") is None
     for number in range(REMEMBERED):
-        sessions.end(begin(sessions, ANA, str(number))[0], WireError("another"))
+        end(str(number), "another")
     assert sessions.why_ended(ANA, "k") is None, "not for ever"
     await settle()
     await sessions.close()
