@@ -34,11 +34,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from gridkit.errors import GridkitError, NodeUnreachable, UsageError
-from gridkit.frozen import frozen
 from gridkit.waitloop import NEST_LIBRARIES, GridkitLoop, WaitLoop, how_to_wait, new_wait_loop
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ _EXIT_SECONDS = 2.0  # for closing connections when the interpreter ends
 _PLUMBING = frozenset({"asyncio", "concurrent", "selectors", "threading", "contextlib", *NEST_LIBRARIES})
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class _Posted:
     future: concurrent.futures.Future[Any]
     fn: Callable[..., Any]
@@ -61,7 +61,7 @@ class _Posted:
     context: contextvars.Context | None
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class _Place:
     """Where callbacks can run: a loop of the main thread, and the context of the cell that it runs them for."""
 

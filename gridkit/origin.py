@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import weakref
 import zlib
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from gridkit.frozen import frozen
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Origin:
     """A training, and the round after which the model was taken; 0 is its start."""
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gridkit.errors import ErrorCode, EvaluationFailed, RunError, WorkersFailed
 from gridkit.federated.history import History, Row, Standing
-from gridkit.frozen import frozen
 from gridkit.wire.tensors import Array
 
 if TYPE_CHECKING:
@@ -254,7 +254,7 @@ def _names(rows: Sequence[Row]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-@frozen
+@dataclass(frozen=True, slots=True, repr=False)
 class Verification:
     """Whether two runs have the same model; true when they have, else names the first tensor that differs."""
 

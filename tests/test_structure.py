@@ -18,11 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "gridkit"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-# Which parts of gridkit a part may import besides itself, errors.py and frozen.py; parts are the folders and the
-# top-level files.
+# Which parts of gridkit a part may import besides itself and errors.py; parts are the folders and the top-level files.
 ARROWS: dict[str, set[str]] = {
     "errors": {"options"},
-    "frozen": set(),
     "wire": set(),
     "federated": {"wire"},
     "plans": {"wire"},
@@ -144,7 +142,7 @@ def test_the_arrows_between_the_parts_point_one_way() -> None:
                 continue
             target = module.split(".")[1]
             more = MORE_ARROWS.get(path.relative_to(ROOT).as_posix(), set())
-            if target not in ARROWS[part] | more | {part, "errors", "frozen"}:
+            if target not in ARROWS[part] | more | {part, "errors"}:
                 wrong.append(f"{path.relative_to(ROOT)}:{line} imports {module}")
             if part in ONLY_THE_FORM and target == "plans" and module not in FORM_OF_PLANS:
                 wrong.append(f"{path.relative_to(ROOT)}:{line} imports {module}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from gridkit.errors import ErrorCode
-from gridkit.frozen import frozen
 from gridkit.wire.tensors import TensorSource, TensorSpec
 
 _CHUNK = 1 << 17
@@ -16,7 +16,7 @@ UNUSUAL = 10.0
 """a norm above so many times the median of the cycle's accepted ones is worth a warning"""
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What the checks say. `code` is None for a report that may count; else `message` names tensor and reason.
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from gridkit.errors import ErrorCode
 from gridkit.federated.checks import Verdict
-from gridkit.frozen import frozen
 
 # ---- events
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class WorkerAsked:
     """A worker wants work. `request_key` is fresh and random; it is used if the worker gets work. `download` and
     `upload` are what the worker says of its line, in Mbit/s (2^20 bits); None and 0 are unknown."""
@@ -26,7 +25,7 @@ class WorkerAsked:
     upload: float | None = None
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class ReportCame:
     """A report is here, checked and stored. `error` is {type, message, traceback} of a worker that failed."""
 
@@ -41,14 +40,14 @@ class ReportCame:
     error: Mapping[str, str] | None = None
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
     at: float
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class StopAsked:
     """The owner wants the end: after this round, or `now`."""
 
@@ -56,7 +55,7 @@ class StopAsked:
     now: bool = False
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Tester:
     """A worker that shall test each new model on its own data."""
 
@@ -65,7 +64,7 @@ class Tester:
     slot: int
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Aggregated:
     """The next model of this cycle is stored. `seconds`: how long averaging took. `testers` test it before the next
     cycle opens; those that have left don't. `metrics` is what the notebook's function says of it (None: no finite
@@ -80,7 +79,7 @@ class Aggregated:
     failure: str = ""
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class AggregationFailed:
     """The reports of this cycle can't be averaged, and won't be at another try: the averaging plan is at fault."""
 
@@ -89,7 +88,7 @@ class AggregationFailed:
     reason: str
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class TestCame:
     """A tester says what the newest model is worth on its data: finite numbers, or text. `digest` is of all of it."""
 
@@ -99,7 +98,7 @@ class TestCame:
     metrics: Mapping[str, float | str] = field(default_factory=dict)
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class WorkerLeft:
     """A member of the roster takes no further part: it rejected what it was told, or can't be reached."""
 
@@ -116,7 +115,7 @@ Event = WorkerAsked | ReportCame | Tick | StopAsked | Aggregated | AggregationFa
 # ---- decisions
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Accept:
     """The worker has work."""
 
@@ -126,7 +125,7 @@ class Accept:
     sequence: int
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Reject:
     """No work. `retry_after` in seconds; None is never again."""
 
@@ -136,21 +135,21 @@ class Reject:
     retry_after: float | None
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Count:
     """The report, or the test, counts."""
 
     worker: str
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Duplicate:
     """The same bytes came again: success, and nothing changes."""
 
     worker: str
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Refuse:
     """The report, or the test, doesn't count. `verdict` is None where nothing was recorded, as after the end."""
 
@@ -160,7 +159,7 @@ class Refuse:
     verdict: Verdict | None = None
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Part:
     """One report of an aggregation."""
 
@@ -169,7 +168,7 @@ class Part:
     weight: float
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Aggregate:
     """Average these reports, in this (slot) order, into checkpoint ``sequence + 1``."""
 
@@ -177,7 +176,7 @@ class Aggregate:
     parts: tuple[Part, ...]
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Expire:
     """These workers didn't report in time."""
 
@@ -185,7 +184,7 @@ class Expire:
     workers: tuple[str, ...]
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Test:
     """These workers test the newest model until the deadline."""
 
@@ -194,7 +193,7 @@ class Test:
     workers: tuple[str, ...]
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Miss:
     """These workers didn't test in time."""
 
@@ -202,14 +201,14 @@ class Miss:
     workers: tuple[str, ...]
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Left:
     """The worker has left for good."""
 
     worker: str
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Open:
     """A cycle opens."""
 
@@ -217,7 +216,7 @@ class Open:
     deadline: float | None
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Draw:
     """The number-th draw of a cycle gave places to the workers in these slots, of so many candidates."""
 
@@ -227,7 +226,7 @@ class Draw:
     candidates: int
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Finish:
     """The training is over: "completed", "stopped" or "failed"."""
 

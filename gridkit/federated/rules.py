@@ -24,17 +24,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from gridkit.errors import ErrorCode, UsageError
 from gridkit.federated import notebook, strategies
-from gridkit.frozen import frozen
 
 MAX_CLIENTS = 100_000
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class CycleRules:
     """What decides about the cycles of one training.
 

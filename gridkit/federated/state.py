@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from gridkit.federated.events import Decision, Open
 from gridkit.federated.rules import CycleRules
-from gridkit.frozen import frozen
 
 HELD = 60.0
 """seconds for which a worker that asked counts as there, and for which a drawn one has its place"""
@@ -32,7 +31,7 @@ class Status(enum.StrEnum):
     EXPIRED = "expired"
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Assignment:
     """One worker in one cycle. The key is a secret between it and the node."""
 
@@ -53,7 +52,7 @@ class Assignment:
         return {name: getattr(self, name) for name in _ASSIGNMENT}
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A worker that waits for its lot, or (with `drawn_at`) for which a place is kept."""
 
@@ -78,7 +77,7 @@ class Answer(enum.StrEnum):
     MISSING = "missing"
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Tested:
     """One tester of the newest model. `at` is when its test began; `digest` is of what it said."""
 
@@ -92,7 +91,7 @@ class Tested:
         return {name: getattr(self, name) for name in _TESTED}
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Departure:
     """Who left, in which cycle, and why. The cycles after that one do without it."""
 
@@ -110,7 +109,7 @@ _TESTED = tuple(item.name for item in fields(Tested))
 _DEPARTURE = tuple(item.name for item in fields(Departure))
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class CycleState:
     """All that is known of a training's cycles; small, a value, and JSON.
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gridkit.frozen import frozen
 from gridkit.widgets.html import Html, card, lines, table, tag
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ _MESSAGE = 160  # characters of a worker's message; the whole stands in run.repo
 _NEWEST = 3  # values of `evaluate`, and as many of the participants' tests, in a line
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class WorkerRow:
     """A worker in the newest round.
 
@@ -56,7 +55,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= _MESSAGE else text[:_MESSAGE] + "…"
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class RunSnapshot:
     """A training at one moment.
 

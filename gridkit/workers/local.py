@@ -13,13 +13,13 @@ import math
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from gridkit.errors import PlanError, UsageError
-from gridkit.frozen import frozen
 from gridkit.plans.check import Value, bound, check_training, dry_run
 from gridkit.plans.engines.kernels import torch_dtype
 from gridkit.plans.engines.pytorch import program
@@ -30,7 +30,7 @@ from gridkit.plans.table.shapes import Meta
 _training = threading.RLock()
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class LocalResult:
     """What one client's training of one round gave.
 

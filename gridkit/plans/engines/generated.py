@@ -17,13 +17,13 @@ For the plan of a linear model the function begins like this::
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import torch
 
 from gridkit.errors import PlanError
-from gridkit.frozen import frozen
 from gridkit.plans.check import label, last_uses
 from gridkit.plans.engines.fuse import overwriting
 from gridkit.plans.engines.kernels import IN_PLACE, Function, function_of, has_reference, literal
@@ -34,7 +34,7 @@ _FIRST_NODE = 3
 """The line of the first node; after it each node has a line of its own, so that a traceback's line names the node."""
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Generated:
     """A plan made ready: called with a list of inputs, it gives the list of outputs."""
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import torch
 
 from gridkit.errors import PlanError
-from gridkit.frozen import frozen
 from gridkit.plans.check import check_guards, dry_run, label, last_uses
 from gridkit.plans.engines.generated import generate
 from gridkit.plans.engines.kernels import function_of, has_reference, literal, torch_dtype
@@ -26,7 +26,7 @@ Engine = Callable[[Sequence[Any]], list[Any]]
 Step = tuple[Callable[..., Any], Callable[[list[Any]], tuple[Any, ...]], int, tuple[int | None, ...], tuple[int, ...]]
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Program:
     """A plan made ready for the interpreter. `blank` has constants and literals at their places, None elsewhere."""
 
