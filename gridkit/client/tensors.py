@@ -288,7 +288,7 @@ class TensorClient:
         """Until all that was asked for by now has been done, or has failed."""
         await self.caught_up()
         for call in tuple(self._under_way):
-            while not call.done:
+            while call in self._under_way:  # one that is done stays until its outcome is noted
                 self._answered.clear()
                 await self._answered.wait()
 

@@ -17,7 +17,7 @@ from gridkit.client.rpc import RpcClient
 from gridkit.client.tensors import TensorClient
 from gridkit.errors import GridkitError, LimitError, NotFoundError, PlanError, UsageError
 from gridkit.wire.rpc.values import Variable
-from tests.client.rpc_peer import Asked, awaited
+from tests.client.rpc_peer import SILENT, Asked, awaited
 from tests.tensors.tensor_peer import TensorPeer
 
 
@@ -129,6 +129,28 @@ async def test_registries_stay_flat() -> None:
         await client.settled()
         assert set(rpc.mirror.variables) == {x, wrong} and len(peer.tensors) == 2
         assert client._failed == {} and not client._dropped and not client._under_way
+
+
+@awaited
+async def test_what_has_been_answered_is_noted_before_it_counts_as_settled() -> None:
+    """The second answer comes in the very turn of the loop in which the first one wakes who waits for both."""
+    async with TensorPeer().running() as peer, RpcClient(peer.url) as rpc:
+        client, holder = client_of(rpc), Holder()
+        peer.methods["create_variable"] = lambda asked: SILENT
+        _, last = made(client, holder, torch.ones(1)), made(client, holder, torch.ones(1))
+
+        async def why() -> GridkitError | None:
+            await client.settled()
+            return client.failure_of(last)
+
+        asked = asyncio.create_task(why())
+        while len(client._under_way) < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)
+        one, other = client._under_way
+        one.fail(PlanError("first"))
+        asyncio.get_running_loop().call_soon(other.fail, PlanError("second"))
+        assert str(await asked) == "second"
 
 
 @awaited
