@@ -35,6 +35,8 @@ PING_SECONDS = 10.0
 """after which a silent link is asked whether it is there, and again until it counts as cut"""
 LONGEST_PAUSE = 2.0
 """seconds between two tries"""
+TOGETHER = 32
+"""messages that aren't kept for the end of a turn: the node may work on them meanwhile"""
 MAX_BROKEN = 3
 """links in a row that end because one end broke the rules; more links won't help"""
 _PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})
@@ -107,6 +109,7 @@ class RpcSession:
         self._waiting: deque[Ticket] = deque()
         self._kicked = asyncio.Event()
         self._idle: RpcSocket | None = None  # the link, when nothing is being written, nor was in this turn of the loop
+        self._soon: RpcSocket | None = None  # the link, when what is said in this turn is written in the next
         self._ack: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._broken = 0
@@ -187,11 +190,13 @@ class RpcSession:
 
     def _push(self, channel: Channel) -> None:
         """Write what waits: at once if nothing is being written, for a call that somebody waits for shouldn't wait for
-        a turn of the loop. What else is said in this turn goes together, in the next."""
+        a turn of the loop. What else is said in this turn goes together, in the next, or when it is `TOGETHER`."""
         socket = self._idle
         if socket is not None:
             self._write_now(socket, channel)
             self._write_soon()
+        elif self._soon is not None and channel.unsent >= TOGETHER:
+            self._write_now(self._soon, channel)
 
     def _write_now(self, socket: RpcSocket, channel: Channel) -> bool:
         """Whether there was something, and the link took it."""
@@ -206,12 +211,14 @@ class RpcSession:
         """In the next turn of the loop, what there is by then."""
         socket, self._idle = self._idle, None
         if socket is not None:
+            self._soon = socket
             asyncio.get_running_loop().call_soon(self._turn, socket, self._caller.link)
 
     def _turn(self, socket: RpcSocket, link: int) -> None:
         channel = self._channel
         if channel is None or not channel.up or link != self._caller.link:
             return  # the link is gone, or another one
+        self._soon = None
         while self._write_now(socket, channel):
             pass
         if socket.free:
@@ -407,7 +414,7 @@ class RpcSession:
         except ConnectionClosed:
             return  # as the reader sees too
         finally:
-            self._idle = None
+            self._idle = self._soon = None
 
 
 def fresh(error: GridkitError) -> GridkitError:

@@ -105,12 +105,14 @@ async def both(node: NodeUnderTest) -> AsyncIterator[tuple[Bare, RpcClient]]:
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline())
-        client = RpcClient(node.url)
-        await client.connect(TOKEN)
-        async with connect(f"ws://127.0.0.1:{port}", compression=None, proxy=None) as socket:
-            yield Bare(socket), client
-        await client.close()
-        process.terminate()
+        try:
+            client = RpcClient(node.url)
+            await client.connect(TOKEN)
+            async with connect(f"ws://127.0.0.1:{port}", compression=None, proxy=None) as socket:
+                yield Bare(socket), client
+            await client.close()
+        finally:
+            process.terminate()
 
 
 def test_small_calls_keep_up_with_bare_websockets(node: NodeUnderTest) -> None:

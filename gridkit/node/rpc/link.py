@@ -10,6 +10,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 END_SECONDS = 2.0
 """for which a link that is ended waits for its client to take that"""
+TOGETHER = 32
+"""answers that aren't kept until all that came together is taken: the client may work on them meanwhile"""
 BREATH = 64
 """messages after which others have their turn"""
 
@@ -38,7 +40,8 @@ class Link:
         self._outgoing: Outgoing
         self._drained: Callable[[], None]
         self._wake = asyncio.Event()
-        self._taking = self._poked = False
+        self._taking = False
+        self._poked = 0  # so often, while something is taken
         self._writing = False
         self._gone = False  # nothing can be written any more
         self._writer: asyncio.Task[None] | None = None
@@ -53,7 +56,9 @@ class Link:
     def poke(self) -> None:
         """There may be something to write."""
         if self._taking:
-            self._poked = True
+            self._poked += 1
+            if self._poked % TOGETHER == 0:
+                self._write_now()
         else:
             self._wake.set()
 
@@ -76,8 +81,9 @@ class Link:
             at_once = take(data)
             self._taking = False
             if self._poked:
-                self._poked = False
-                self._write_now()
+                self._poked = 0
+                if self._write_now():
+                    self._drained()
             if not at_once:
                 lone(None)
 
@@ -106,21 +112,22 @@ class Link:
                 await self._ending
         return int(message.get("code") or 1005)
 
-    def _write_now(self) -> None:
-        """What was just taken is answered: here, where that takes no waiting, else by the writer."""
+    def _write_now(self) -> bool:
+        """What was just taken is answered: here, where that takes no waiting, else by the writer. Whether nothing waits
+        any more."""
         extensions = self.socket.scope["extensions"]
         writable, write = extensions["gridkit.writable"], extensions["gridkit.write"]
         if self._writing or self._gone or self._ending is not None:
-            return
+            return False
         while writable() and not self._gone:
             if (frame := self._outgoing.next()) is None:
-                self._drained()
-                return
+                return True
             if write(frame):
                 self._outgoing.sent()
             else:
                 self._gone = True  # why is what comes next
         self._wake.set()
+        return False
 
     def write(self, outgoing: Outgoing, drained: Callable[[], None]) -> None:
         """Start to write what waits.

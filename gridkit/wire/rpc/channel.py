@@ -184,6 +184,11 @@ class Channel:
         if len(self._passing) > MAX_PASSING:
             del self._passing[next(iter(self._passing))]
 
+    @property
+    def unsent(self) -> int:
+        """Messages that this link hasn't had yet."""
+        return self._acked + len(self._kept) + 1 - self._next
+
     def outgoing(self, now: float) -> bytes | None:
         """What the link is to send next, as one WebSocket message; None when there is nothing for it now. To be called
         again until it is None, and when it is `due`.
