@@ -22,22 +22,21 @@ _SHAPE_NAMES = """
     nbytes is_mkldnn is_sparse_csr is_xpu is_mps is_ipu is_xla is_vulkan is_ort is_mtia is_maia output_nr _version
     grad_fn
 """
-
-"""Attributes that the shape alone answers."""
 _SHAPE_CALL_NAMES = """
     size dim numel stride is_floating_point is_complex is_signed __len__ is_contiguous ndimension nelement element_size
     __hash__ __dir__ is_same_size get_device storage_offset is_inference is_conj is_neg dense_dim
 """
-
 _VALUE_NAMES = """
     item tolist numpy __bool__ __float__ __int__ __index__ __complex__ __array__ __contains__ equal allclose
     cpu cuda __dlpack__ data_ptr is_nonzero
 """
 
-"""What only the values answer, which are on the node."""
 _SHAPE = frozenset(_SHAPE_NAMES.split())
+"""attributes that the shape alone answers"""
 _SHAPE_CALLS = frozenset(_SHAPE_CALL_NAMES.split())
+"""methods that it answers"""
 _VALUES = frozenset(_VALUE_NAMES.split())
+"""what only the values answer, which are on the node"""
 
 
 def dispatch(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
