@@ -73,13 +73,20 @@ def metric_values(values: Mapping[str, Any] | None) -> dict[str, float]:
     return {
         f"evaluate_{name}" if name in _ROUND_COLUMNS else str(name): float(value)
         for name, value in values.items()
-        if not (name == "stop" and isinstance(value, bool))  # which is no metric
+        if not (name == "stop" and _is_bool(value))  # which is no metric
     }
 
 
 def stops(values: Mapping[str, Any] | None) -> bool:
     """Whether what `evaluate` returned asks for the end: ``{"accuracy": 0.99, "stop": True}``."""
-    return isinstance(values, Mapping) and values.get("stop") is True
+    asked = values.get("stop") if isinstance(values, Mapping) else None
+    return _is_bool(asked) and bool(asked)
+
+
+def _is_bool(value: Any) -> bool:
+    """Python's, or what NumPy and torch give of a comparison of numbers."""
+    kind = str(getattr(value, "dtype", "")).removeprefix("torch.")
+    return isinstance(value, bool) or (kind == "bool" and not value.shape)
 
 
 def metrics_frame(
@@ -203,7 +210,7 @@ def failure(history: History, title: str, *, debuggable: Collection[int] = ()) -
         debuggable: the slots for which `run.debug` works here.
     """
     if history.code == ErrorCode.EVALUATION_FAILED:
-        listed = "what was exposed lists its calls: exposed.calls"
+        listed = "what was exposed gets the model's tensors by name, and lists its calls: exposed.calls"
         return EvaluationFailed(f"the training {title} failed: {history.reason}", listed)
     failed = sorted(history.failures(history.cycle), key=lambda row: row["slot"])
     answered = "run.notifications has what its service answered; tolerate=k lets k fail"

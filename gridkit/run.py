@@ -195,6 +195,8 @@ class RunBase(Record):
             await self._source.stop(now)
 
     async def _offer(self, fn: Callable[..., Any] | None = None, *, evaluate: Exposed | None = None) -> None:
+        if fn is None and evaluate is None:
+            raise UsageError("nothing is offered", "run.offer(fn) for the strategy, run.offer(evaluate=exposed)")
         for role, function in (("strategy", fn), ("evaluate", evaluate)):
             if function is not None:
                 await self._source.lend(role, function)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import gridkit as gk
 from gridkit.errors import UsageError
@@ -29,7 +31,19 @@ def test_stop_ends_the_training_after_the_round_that_is_under_way() -> None:
     assert run.metrics["score"].tolist() == [1.0, 1.0] and "stop" not in run.metrics
 
 
-@pytest.mark.parametrize("said", [{"stop": False}, {"stop": 1.0}, {}, None])
+@pytest.mark.parametrize("asked", [np.float32(0.5) > 0.4, np.array(True), torch.tensor(0.5) > 0.4])
+def test_what_a_comparison_gives_stops_too(asked: Any) -> None:
+    source = Source()
+    run = made(source, evaluate=lambda model: {"stop": asked})
+    source.open(1)
+    source.aggregated(1)
+    wait_for(lambda: source.stops)
+    source.finish("stopped")
+    run.wait(10)
+    assert "stop" not in run.metrics
+
+
+@pytest.mark.parametrize("said", [{"stop": False}, {"stop": np.bool_(False)}, {"stop": 1.0}, {}, None])
 def test_only_true_stops(said: Any) -> None:
     source = Source()
     run = made(source, evaluate=lambda model: said)

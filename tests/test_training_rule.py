@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -107,6 +108,7 @@ def test_what_left_the_notebook_is_listed(grid: gk.Session) -> None:
     [
         (lambda d, w: d.get(), "raised PrivacyError: ", PrivacyError),
         (lambda d, w: float(d.sum()), "raised ", GridkitError),
+        (lambda d, w: d.mean(0) if d.norm() > 1 else d[0], "raised UsageError: '__bool__' needs the ", UsageError),
         (lambda d, w: [][0], "raised IndexError: list index out of range (test_training_rule.py, line ", IndexError),
         (lambda d, w: d.mean(1), "gave float32[3], expected float32[276]", type(None)),
         (lambda d, w: d.mean(0) / 0, "gave values that are not finite", type(None)),
@@ -139,6 +141,11 @@ def test_what_cannot_be_offered(grid: gk.Session) -> None:
     over = train(grid, median, "over").wait(60)
     with pytest.raises(ConflictError, match="is over: completed"):
         over.offer(median)
+    for nothing in (3, "median"):
+        with pytest.raises(UsageError, match="can't be called"):
+            plain.offer(nothing)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="nothing is offered"):
+        plain.offer()
     local = gk.simulate(NET, PLAN, clients=DATA, rounds=1, strategy=median).wait()
     with pytest.raises(UsageError, match="runs in this process"):
         local.offer(median)
@@ -245,3 +252,16 @@ def test_an_exposed_evaluate_that_raises_or_is_not_there(grid: gk.Session) -> No
     with grid.expose(lambda state: {"zero": 0}) as exposed:
         run.offer(evaluate=exposed)
         assert run.wait(60).metrics["zero"].tolist() == [0.0]
+    with pytest.raises(UsageError, match="the node can't call <lambda>: it is closed"):
+        train(grid, "fedavg", "never begun", evaluate=exposed)
+    assert "never begun" not in str(list(grid.runs))
+    with pytest.raises(UsageError, match="it is closed"):
+        run.offer(evaluate=exposed)
+
+
+def test_stop_may_be_what_a_comparison_gives(grid: gk.Session) -> None:
+    """`{"stop": accuracy > 0.9}` with a tensor or a number of NumPy is True or False too."""
+    for asked in (torch.tensor(0.5) > 0.4, np.float32(0.5) > 0.4):
+        with grid.expose(lambda state, asked=asked: {"stop": asked}) as exposed:
+            run = train(grid, "fedavg", "compared", rounds=9, evaluate=exposed).wait(60)
+        assert run.status == "stopped" and len(run.metrics) == 1 and "stop" not in run.metrics

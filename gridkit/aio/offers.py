@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gridkit.aio.tensors import Tensors
 from gridkit.client.link import Link
 from gridkit.client.rpc_callables import RUNNING, Exposed
-from gridkit.errors import ErrorCode, GridkitError, NodeError, NodeUnreachable
+from gridkit.errors import ErrorCode, GridkitError, NodeError, NodeUnreachable, UsageError
 from gridkit.node.launch import NodeProcess
 from gridkit.workers.pool import Pool
 
@@ -45,6 +45,10 @@ class Offers(Tensors):
             GridkitError: why it can't be lent.
         """
         part = name, version, role
+        if isinstance(fn, Exposed):
+            self.rpc.check_exposed(fn)
+        elif not callable(fn):
+            raise UsageError(f"a {type(fn).__name__} can't be called", "offer a function: run.offer(median)")
         if (former := self._lending.pop(part, None)) is not None:
             former.cancel()
         accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -144,7 +144,7 @@ class Tensors(Base):
 
         Raises:
             EvaluationFailed: the function raised; its error is the cause. One of gridkit's own comes as it is.
-            UsageError: `function` isn't exposed.
+            UsageError: `function` isn't exposed, or not any more, or by another session.
         """
         from gridkit.tensors import callables
 

@@ -182,6 +182,8 @@ class Trainings(Offers, Generic[RunT]):
                 "plan=gk.training_plan(model, …); only push participants need none",
             )
         exposed = evaluate if isinstance(evaluate, Exposed) else None
+        if exposed is not None:
+            self.rpc.check_exposed(exposed)
         client_config, server_config = configurations(
             clients=len(members),
             rounds=rounds,

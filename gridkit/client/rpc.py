@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from numbers import Real
 from typing import Any, Self
 
 from gridkit.client.credentials import stored_token
@@ -306,8 +307,11 @@ class RpcClient(Handlers):
         given = params or {}
         if not is_plain(params):
             given = self._callables.replaced(of_torch(given), functions)
+        if timeout is None:
+            timeout = self.default_timeout
+        elif not isinstance(timeout, Real):
+            raise UsageError(f"the timeout of '{method}' is {timeout!r}", "pass seconds, or None")
         ticket = session.say(pack(Request(method, encode(given, bodies), id)), bodies)
-        timeout = self.default_timeout if timeout is None else timeout
         call = self._calls[id] = Call(id, method, timeout, ticket, run, on_progress)
         call.when_over(partial(self._call_over, session, call, functions))
         self._vigil.watch(call)
@@ -332,6 +336,10 @@ class RpcClient(Handlers):
             ...     await client.call("evaluate", {"metric": metric})
         """
         return self._callables.expose(fn)
+
+    def check_exposed(self, function: Exposed) -> None:
+        """Raise UsageError unless the node can call this: it is open, and of this client."""
+        self._callables.check(function)
 
     # ---- what the node says
 

@@ -206,6 +206,14 @@ class Callables:
         self._exposed[id] = (fn, contextvars.copy_context())
         return Exposed(fn, id, partial(_forget, self._exposed))
 
+    def check(self, function: Exposed) -> None:
+        """Raise UsageError unless the node can call this."""
+        if function.id not in self._exposed:
+            why = "is closed" if function.closed else "was exposed by another session"
+            raise UsageError(
+                f"the node can't call {function.name}: it {why}", "expose it again: with grid.expose(fn) as exposed: …"
+            )
+
     def replaced(self, value: Any, made: list[Exposed]) -> Any:
         """A value with references in place of functions, which are exposed until those in `made` are closed."""
         if value is None or isinstance(value, str | int | float):
@@ -234,7 +242,8 @@ class Callables:
         Raises:
             NotFoundError: there is no such function.
             LimitError: too many run, or they nest too deep.
-            RunError: the node cancelled it, or it ended by something that isn't an Exception, which is the cause.
+            RunError: the node cancelled it; it ended by something that isn't an Exception, which is the cause; or it
+                gave what can't be sent.
             Whatever else the function raises.
         """
         if callable_id not in self._exposed:
@@ -264,6 +273,7 @@ class Callables:
         left = 0
         try:
             value = await self._called(run, fn, context.copy(), args, kwargs)
+            _check_leaves(name_of(fn), value)
             result, left = in_short(value, self._facts), size_of(value)
             return value
         except Exception as error:
@@ -356,6 +366,15 @@ def _as_exception(error: BaseException) -> Exception:
     ended = RunError(f"the function ended by {text}", code=ErrorCode.RUN_FAILED)
     ended.__cause__ = error
     return ended
+
+
+def _check_leaves(name: str, value: Any) -> None:
+    try:
+        values.encode(value, [])
+    except UsageError as error:
+        raise RunError(
+            f"what {name} gave can't leave the notebook: {error.message}", error.hint, code=ErrorCode.RUN_FAILED
+        ) from None
 
 
 def cancelled() -> GridkitError:

@@ -352,7 +352,7 @@ class RpcSession:
             return error_of(answer.status_code, answer.reason_phrase, bytes(answer.body or b""))
         return AccessError(
             f"the node at {self._link.url} refuses the session ({answer.status_code})",
-            "pass api_key=… to connect, or set GRIDKIT_TOKEN",
+            "client.connect(api_key=…), before a with block too; or set GRIDKIT_TOKEN",
             code=ErrorCode.UNAUTHENTICATED,
             status=answer.status_code,
         )

@@ -27,7 +27,7 @@ def parse_address(address: str) -> tuple[bool, str, int | None]:
     try:
         parts = urlsplit(address)
         host, port = parts.hostname, parts.port
-    except ValueError:
+    except (ValueError, AttributeError):  # the latter of what is no text
         host = port = None
     if host is None or parts.scheme not in _SCHEMES:
         raise UsageError(f"{address!r} isn't a node's address", 'pass one such as "http://127.0.0.1:5000"')

@@ -240,15 +240,17 @@ class FunctionCall:
         if not isinstance(given, dict) or len(given) > MAX_METRICS:
             raise self._failed(f"gave {_kind(given)}, expected a dict of up to {MAX_METRICS} metrics")
         metrics: dict[str, float | None] = {}
+        stop = False
         for name, value in given.items():
             if isinstance(value, np.ndarray) and value.size == 1:
                 value = value.item()
             if name == "stop" and isinstance(value, bool):
+                stop = value
                 continue
             if not isinstance(value, int | float) or len(name) > MAX_NAME:
                 raise self._failed(f"gave {name[:MAX_NAME]!r} as {_kind(value)}, expected a number")
             metrics[name] = float(value) if math.isfinite(value) else None
-        return Score(metrics, given.get("stop") is True)
+        return Score(metrics, stop)
 
 
 def _data(answer: Answer) -> Any:

@@ -180,6 +180,7 @@ async def evaluate(world: World, function: Exposed, args: tuple[Any, ...], kwarg
         "grad_enabled": torch.is_grad_enabled(),
     }
     rpc = world.client.rpc
+    rpc.check_exposed(function)
     call = await rpc.submit("run_function", params)
     try:
         answer: Any = taken(world, (await call)["data"])

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.overrides import resolve_name
 
+from gridkit.client.rpc_callables import RUNNING
 from gridkit.errors import UsageError
 from gridkit.runner.tensors.arguments import DTYPES, tensors_in
 from gridkit.runner.tensors.functions import function_named
@@ -93,6 +94,8 @@ def _needs_values(short: str) -> UsageError:
     hint = "fetch them first: tensor.get() gives a local tensor"
     if short in ("numpy", "__array__", "__dlpack__"):
         hint += ", tensor.get().numpy() an array; to compute there with an array of here: grid.tensor(array)"
+    if RUNNING.get() is not None:
+        hint += "; private ones, such as the reports of a training, stay there: torch.where does what an if would"
     return UsageError(f"'{short}' needs the values of a tensor that is on the node", hint)
 
 

@@ -229,6 +229,17 @@ async def test_a_call_connects_by_itself(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @awaited
+async def test_what_is_no_address_and_no_time_is_said() -> None:
+    with pytest.raises(UsageError, match="5 isn't a node's address"):
+        RpcClient(5)  # type: ignore[arg-type]
+    async with Peer().running() as peer, RpcClient(peer.url) as client:
+        with pytest.raises(UsageError, match="the timeout of 'echo' is 'soon'"):
+            await client.call("echo", {"n": 1}, timeout="soon")  # type: ignore[arg-type]
+        assert await client.call("echo", {"n": 2}, timeout=np.float32(5)) == {"n": 2}
+        assert peer.took.count("echo") == 1
+
+
+@awaited
 async def test_a_wrong_key_is_refused_at_once_and_an_unreachable_node_after_some_tries() -> None:
     async with Peer().running() as peer:
         peer.refuse = 401

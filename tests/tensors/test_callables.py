@@ -16,7 +16,7 @@ from torch import nn
 
 import gridkit as gk
 from gridkit import aio
-from gridkit.errors import EvaluationFailed, GridkitError, NotFoundError, PlanError, RunError, UsageError
+from gridkit.errors import EvaluationFailed, GridkitError, PlanError, RunError, UsageError
 from gridkit.exposed import Exposed
 from gridkit.session import Session
 from gridkit.tensors.remote import AsyncRemoteTensor, RemoteTensor
@@ -214,7 +214,7 @@ def test_how_long_it_is_exposed(grid: Session) -> None:
     assert not exposed.closed
     exposed.close()
     assert exposed.closed and "closed" in repr(exposed)
-    with pytest.raises(NotFoundError, match="the notebook has no function"):
+    with pytest.raises(UsageError, match="the node can't call len: it is closed"):
         grid.evaluate(exposed, [1])
     assert len(exposed.calls) == 1
     count = len(grid.rpc._core._callables)
@@ -240,10 +240,24 @@ def test_mistakes(grid: Session, node: NodeUnderTest) -> None:
             grid.evaluate(exposed, 1)
         with pytest.raises(UsageError, match="another session"):
             grid.rpc.call("echo", {"x": foreign})
+        with pytest.raises(UsageError, match="the node can't call <lambda>: it was exposed by another session"):
+            other.evaluate(exposed, 1)
     for args, out_ids in (([1], []), ([], []), ([1, exposed], ["v"])):
         params = {"function_name": "Evaluate", "args": args, "kwargs": {}, "out_ids": out_ids, "grad_enabled": True}
         with pytest.raises(GridkitError, match="Evaluate"):
             grid.rpc.call("run_function", params)
+
+
+def test_what_cant_be_sent_has_not_left(grid: Session) -> None:
+    def labels() -> set[int]:
+        return {1, 2}
+
+    with grid.expose(labels) as exposed:
+        with pytest.raises(RunError, match="what labels gave can't leave the notebook: a set can't be sent") as caught:
+            grid.evaluate(exposed)
+        (call,) = exposed.calls
+    assert caught.value.hint is not None and "lists, tuples" in caught.value.hint
+    assert call.result is None and call.error is not None and "a set can't be sent" in call.error
 
 
 def test_the_list_of_what_left(grid: Session) -> None:

@@ -48,8 +48,9 @@ def test_a_function_computes_with_what_it_cant_read(grid: Session) -> None:
                 read()
             seen.append(str(caught.value))
         for asked in (bool, float, torch.Tensor.tolist, torch.Tensor.numpy):
-            with pytest.raises(UsageError):
+            with pytest.raises(UsageError) as refused:
                 asked(middle[0])
+            assert "private ones" in str(refused.value.hint)
         seen.append((repr(diffs), diffs.shape, diffs.dtype))
         return middle
 
