@@ -73,6 +73,11 @@ class Endpoint:
     def listens(self) -> bool:
         return self._listening.fileno() >= 0
 
+    @property
+    def busy(self) -> bool:
+        """Something came that isn't answered yet."""
+        return bool(self._open)
+
     def __enter__(self) -> Endpoint:
         return self
 

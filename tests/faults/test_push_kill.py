@@ -242,7 +242,15 @@ def test_a_participant_fails_after_its_202_and_dies_for_good_in_another_training
 
 def test_a_participant_dies_for_good_while_it_tests(impatient: PushWorld) -> None:
     first, second, dies = impatient.hospitals(3)
-    dies.works = lambda arrival: dies.work(arrival) if arrival.kind == "UPDATE_ROUND_START" else dies.close()
+
+    def works(arrival: Arrival) -> None:
+        if arrival.kind == "UPDATE_ROUND_START":
+            dies.work(arrival)
+        else:
+            wait_for(lambda: not dies.busy, what="its answer")
+            dies.close()
+
+    dies.works = works
     training = impatient.training([first, second, dies], rounds=2, round_timeout=3)
     training.ends("C")
     assert [row["worker"] for row in training.rows("untested")] == [dies.name]

@@ -264,6 +264,7 @@ ENFORCED = {
     "max_samples": "federated/test_cycle.py",
     "max_norm": "faults/test_r1_r5_reports.py",
     "strategy": "test_training.py",
+    "evaluate": "federated/test_scoring.py",
     "keep_last": "node/test_model_centric.py",
     "keep_every": "node/test_model_centric.py",
     "iterative_plan": "node/test_averaging.py",
