@@ -217,6 +217,8 @@ def failure(history: History, title: str, *, debuggable: Collection[int] = ()) -
     if not failed or history.code:
         left = any(worker["state"] is Standing.LEFT for worker in history.workers.values())
         hint = answered if left and not history.code else None
+        if history.code == ErrorCode.AVERAGING_FAILED and ": the strategy " in str(history.reason):
+            hint = "it gets diffs [K, P] and weights [K], and gives float32 [P], such as diffs.mean(dim=0)"
         return RunError(f"the training {title} failed: {history.reason}", hint)
     groups: dict[str, list[Row]] = {}
     for row in failed:

@@ -176,7 +176,8 @@ class RunBase(Record):
         finally:
             ended.cancel()  # that it doesn't call back into a loop that may be closed by then
         if not self._done.done():
-            raise TimeoutError(f"the training {self.title} is still {self.status} after {timeout:g} s")
+            waits = f"; {self.history.waits}" if self.history.waits else ""
+            raise TimeoutError(f"the training {self.title} is still {self.status} after {timeout:g} s{waits}")
         await self._last_paint()
         error = self._done.exception()
         if error is not None:

@@ -123,6 +123,7 @@ def test_what_a_rule_may_not_do(grid: gk.Session, rule: Any, says: str | None, c
     with pytest.raises(RunError) as caught:
         run.wait(60)
     assert f"failed: round 1: the strategy <lambda> {says}" in caught.value.message
+    assert caught.value.hint is not None and ("diffs.mean(dim=0)" in caught.value.hint) is (cause is type(None))
     assert isinstance(caught.value.__cause__, cause)
 
 
@@ -132,6 +133,17 @@ def test_hosted_for_whoever_comes(grid: gk.Session) -> None:
     assert gk.verify(run.wait(60), local)
     with pytest.raises(UsageError, match="strategy is 3"):
         grid.host_training(NET, PLAN, name="wrong one", server_config={"strategy": 3})
+
+
+def test_what_is_no_strategy_and_no_evaluate_is_said_at_once(grid: gk.Session) -> None:
+    for wrong in ({"strategy": "medain"}, {"strategy": grid.expose(median)}, {"evaluate": "accuracy"}):
+        ((name, _),) = wrong.items()
+        with pytest.raises(UsageError, match=f"^{name} is ") as caught:
+            train(grid, **{"strategy": "fedavg", "name": "never begun", **wrong})
+        assert "function of" in str(caught.value.hint)
+        with pytest.raises(UsageError, match=f"^{name} is "):
+            gk.simulate(NET, PLAN, clients=DATA, rounds=1, **wrong)
+    assert "never begun" not in str(list(grid.runs))
 
 
 def test_what_cannot_be_offered(grid: gk.Session) -> None:
@@ -204,6 +216,8 @@ def test_r9_a_node_that_is_killed_in_a_call_asks_again(tmp_path: Path) -> None:
 def test_stop_now_ends_a_wait(grid: gk.Session) -> None:
     run = hosted(grid, "stopped")
     wait_for(lambda: run.history.waits)
+    with pytest.raises(TimeoutError, match="is still running after 0 s; round 1 waits for median of the notebook"):
+        run.wait(0)
     run.stop()
     wait_for(lambda: run.status == "stopping")
     assert run.history.waits  # after this round, which waits

@@ -24,6 +24,7 @@ from gridkit.workers.pool import Pool
 from gridkit.workers.settings import (
     Strategy,
     averaging_config,
+    check_evaluate,
     configurations,
     function_of,
     hosted_config,
@@ -184,6 +185,8 @@ class Trainings(Offers, Generic[RunT]):
         exposed = evaluate if isinstance(evaluate, Exposed) else None
         if exposed is not None:
             self.rpc.check_exposed(exposed)
+        else:
+            check_evaluate(evaluate, "pass a function of the model, or one that grid.expose made known to the node")
         client_config, server_config = configurations(
             clients=len(members),
             rounds=rounds,

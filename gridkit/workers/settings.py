@@ -225,15 +225,34 @@ def strategy_name(strategy: str | Callable[..., Any]) -> str:
         UsageError: it can't be one.
     """
     if isinstance(strategy, str):
+        if strategy != "fedavg":
+            _check_strategy(strategy)
         return strategy
     if isinstance(strategy, type) or not callable(strategy):
-        raise UsageError(
-            f"strategy is {strategy!r}"[:200],
-            'use "fedavg", what gk.averaging_plan(rule, model) makes, or a function of diffs and weights',
-        )
+        raise _no_strategy(strategy)
     from gridkit.federated import notebook
 
     return notebook.strategy_of(strategy)
+
+
+def _check_strategy(name: str) -> None:
+    from gridkit.federated import strategies
+
+    if name not in strategies.NAMES:
+        raise _no_strategy(name)
+
+
+def _no_strategy(strategy: object) -> UsageError:
+    return UsageError(
+        f"strategy is {strategy!r}"[:200],
+        'use "fedavg", what gk.averaging_plan(rule, model) makes, or a function of diffs and weights',
+    )
+
+
+def check_evaluate(evaluate: object, hint: str) -> None:
+    """Raise UsageError unless it can be called, or is None."""
+    if evaluate is not None and not callable(evaluate):
+        raise UsageError(f"evaluate is {evaluate!r}"[:200], hint)
 
 
 def lent_name(name: str) -> str:

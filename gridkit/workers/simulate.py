@@ -24,7 +24,15 @@ from gridkit.plans.plan import Plan
 from gridkit.run import AsyncRun, Run, RunBase, RunSource
 from gridkit.wire.tensors import Array, Arrays
 from gridkit.workers.local import one_thread, train_client
-from gridkit.workers.settings import LocalSettings, Strategy, configurations, described, shards, start_state
+from gridkit.workers.settings import (
+    LocalSettings,
+    Strategy,
+    check_evaluate,
+    configurations,
+    described,
+    shards,
+    start_state,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,10 +86,7 @@ def _simulate(
     """
     if engine != "inline":
         raise UsageError(f"there is no engine {engine!r}", 'use engine="inline"')
-    if evaluate is not None and not callable(evaluate):
-        raise UsageError(
-            f"evaluate is a {type(evaluate).__name__}", "a simulation has no node: pass the function itself"
-        )
+    check_evaluate(evaluate, "a simulation has no node: pass the function itself")
     data = shards(clients)
     client_config, server_config = configurations(
         clients=len(data),
