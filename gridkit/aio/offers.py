@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from gridkit.aio.tensors import Tensors
 from gridkit.client.link import Link
-from gridkit.client.rpc_callables import RUNNING, Exposed
-from gridkit.errors import ErrorCode, GridkitError, NodeError, NodeUnreachable, UsageError
+from gridkit.client.rpc_callables import RUNNING, Exposed, check_callable
+from gridkit.errors import ErrorCode, GridkitError, NodeError, NodeUnreachable
 from gridkit.node.launch import NodeProcess
 from gridkit.workers.pool import Pool
 
@@ -47,8 +47,8 @@ class Offers(Tensors):
         part = name, version, role
         if isinstance(fn, Exposed):
             self.rpc.check_exposed(fn)
-        elif not callable(fn):
-            raise UsageError(f"a {type(fn).__name__} can't be called", "offer a function: run.offer(median)")
+        else:
+            check_callable(fn)
         if (former := self._lending.pop(part, None)) is not None:
             former.cancel()
         accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()

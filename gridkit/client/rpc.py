@@ -338,7 +338,10 @@ class RpcClient(Handlers):
         return self._callables.expose(fn)
 
     def check_exposed(self, function: Exposed) -> None:
-        """Raise UsageError unless the node can call this: it is open, and of this client."""
+        """Raise UsageError unless the node can call this: it is open, and of this client; NodeUnreachable when that is
+        closed."""
+        if self._closed:
+            raise _closed(self.url)
         self._callables.check(function)
 
     # ---- what the node says

@@ -201,7 +201,12 @@ class Callables:
         return len(self._exposed)
 
     def expose(self, fn: Callable[..., Any]) -> Exposed:
-        """Let the node call `fn` as long as the handle lives; any thread."""
+        """Let the node call `fn` as long as the handle lives; any thread.
+
+        Raises:
+            UsageError: it isn't a function.
+        """
+        check_callable(fn)
         id = secrets.token_hex(8)
         self._exposed[id] = (fn, contextvars.copy_context())
         return Exposed(fn, id, partial(_forget, self._exposed))
@@ -380,6 +385,14 @@ def _check_leaves(name: str, value: Any) -> None:
 def cancelled() -> GridkitError:
     """What a function's own calls end with when the node doesn't want its result any more."""
     return RunError("the node doesn't wait for this function: its call was cancelled", code=ErrorCode.CANCELLED)
+
+
+def check_callable(fn: object) -> None:
+    """Raise UsageError unless it can be called."""
+    if not callable(fn):
+        raise UsageError(
+            f"a {type(fn).__name__} can't be called", "pass a function, such as one of yours that gives an accuracy"
+        )
 
 
 def name_of(fn: Callable[..., Any]) -> str:

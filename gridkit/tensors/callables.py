@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from gridkit import cells
-from gridkit.client.rpc_callables import RUNNING, Exposed
+from gridkit.client.rpc_callables import RUNNING, Exposed, check_callable
 from gridkit.errors import EvaluationFailed, GridkitError, RunError, UsageError
 from gridkit.tensors.functions import remote_of
 from gridkit.tensors.handle import Handle, World, array_of, tensor_of
@@ -43,10 +43,11 @@ def carried(world: World, fn: Function, name: str | None, arguments: str) -> Fun
     both. A coroutine function stays one.
 
     Raises:
-        UsageError: `fn` isn't a function, or `arguments` is none of `BY`.
+        UsageError: `fn` isn't a function, `name` no text, or `arguments` none of `BY`.
     """
-    if not callable(fn):
-        raise UsageError(f"a {type(fn).__name__} can't be called", "expose a function: grid.expose(accuracy)")
+    check_callable(fn)
+    if name is not None and not isinstance(name, str):
+        raise UsageError(f"name={name!r}", "use a text, or leave it out")
     if arguments not in BY:
         raise UsageError(f"arguments={arguments!r}", f"use {' or '.join(map(repr, BY))}")
     by_value = arguments == "value"

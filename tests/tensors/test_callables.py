@@ -16,7 +16,7 @@ from torch import nn
 
 import gridkit as gk
 from gridkit import aio
-from gridkit.errors import EvaluationFailed, GridkitError, PlanError, RunError, UsageError
+from gridkit.errors import EvaluationFailed, GridkitError, NodeUnreachable, PlanError, RunError, UsageError
 from gridkit.exposed import Exposed
 from gridkit.session import Session
 from gridkit.tensors.remote import AsyncRemoteTensor, RemoteTensor
@@ -230,6 +230,10 @@ def test_mistakes(grid: Session, node: NodeUnderTest) -> None:
         grid.evaluate(accuracy, 1)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="can't be called"):
         grid.expose(3)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="can't be called"):
+        grid.rpc.expose("accuracy")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="name=3"):
+        grid.expose(accuracy, name=3)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="arguments='copy'"):
         grid.expose(accuracy, arguments="copy")  # type: ignore[arg-type]
     with gk.connect(node.url, token=TOKEN) as other, grid.expose(lambda x: foreign) as exposed:
@@ -242,6 +246,9 @@ def test_mistakes(grid: Session, node: NodeUnderTest) -> None:
             grid.rpc.call("echo", {"x": foreign})
         with pytest.raises(UsageError, match="the node can't call <lambda>: it was exposed by another session"):
             other.evaluate(exposed, 1)
+        theirs = other.expose(accuracy)
+    with pytest.raises(NodeUnreachable, match="closed"):
+        other.evaluate(theirs, 1)
     for args, out_ids in (([1], []), ([], []), ([1, exposed], ["v"])):
         params = {"function_name": "Evaluate", "args": args, "kwargs": {}, "out_ids": out_ids, "grad_enabled": True}
         with pytest.raises(GridkitError, match="Evaluate"):
