@@ -199,7 +199,7 @@ def test_private_draws_leave_the_others_as_they_are(session: TensorSession) -> N
 
 
 def test_the_mark_goes_with_the_memory_and_not_before(session: TensorSession) -> None:
-    for _ in range(20):
+    for _ in range(5):
         session.create("q", SECRET.copy(), private=True)
         session.delete(["q"])
         gc.collect()
