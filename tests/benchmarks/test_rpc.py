@@ -25,6 +25,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from gridkit.aio import Session
 from gridkit.aio import connect as connect_grid
 from gridkit.client.rpc import RpcClient
+from tests.benchmarks.turns import Turns
 from tests.client.boundaries import Boundaries
 from tests.support import TOKEN, NodeUnderTest
 
@@ -49,16 +50,14 @@ async def seconds(work: Work) -> float:
     return time.perf_counter() - start
 
 
-async def ratio(theirs: Work, ours: Work, aim: float) -> tuple[float, float, int]:
+async def compare(theirs: Work, ours: Work) -> tuple[float, float, int]:
     """The seconds of the quickest round of each, in turns, and how many rounds that took."""
-    best = {theirs: 1e9, ours: 1e9}
-    number = 0
-    for number in range(1, MOST + 1):
-        for work in (theirs, ours) if number % 2 else (ours, theirs):
-            best[work] = min(best[work], await seconds(work))
-        if number >= 10 and best[theirs] >= aim * best[ours]:
-            break
-    return best[theirs], best[ours], number
+    turns, sides, count = Turns(least=10, most=MOST), {"theirs": theirs, "ours": ours}, 0
+    for number in turns.rounds(lambda: turns.best("theirs") >= AIM * turns.best("ours")):
+        for side in turns.order(number, "theirs", "ours"):
+            turns.took(side, await seconds(sides[side]))
+        count = number + 1
+    return turns.best("theirs"), turns.best("ours"), count
 
 
 class Bare:
@@ -128,13 +127,13 @@ def test_small_calls_keep_up_with_bare_websockets(node: NodeUnderTest) -> None:
                 assert await asyncio.gather(*calls) == [{"n": number} for number in range(200)]
 
             await bare.one_after_another(200), await lone(), await many()
-            theirs, ours, rounds = await ratio(lambda: bare.one_after_another(100), lone, AIM)
+            theirs, ours, rounds = await compare(lambda: bare.one_after_another(100), lone)
             print(
                 f"\none echo after another: {theirs * 1e4:.0f} us with bare websockets, {ours * 1e4:.0f} us here, "
                 f"{theirs / ours:.2f} of their calls a second ({rounds} rounds)"
             )
             assert theirs >= AIM * ours
-            theirs, ours, rounds = await ratio(lambda: bare.many_at_once(200), many, AIM)
+            theirs, ours, rounds = await compare(lambda: bare.many_at_once(200), many)
             print(
                 f"200 at once: {200 / theirs:,.0f} a second with bare websockets, {200 / ours:,.0f} here, "
                 f"{theirs / ours:.2f} of theirs ({rounds} rounds)"

@@ -29,7 +29,7 @@ def session() -> TensorSession:
 
 
 def is_private(session: TensorSession, id: str) -> bool:
-    variable = session.describe(id).variables[0]
+    variable = session._variables.told([id]).variables[0]
     assert (variable.data.values is None) == variable.private
     if variable.private:
         with pytest.raises(PrivacyError, match="private") as caught:
@@ -41,7 +41,7 @@ def is_private(session: TensorSession, id: str) -> bool:
 
 
 def test_a_private_tensor_shows_its_shape_and_dtype_only(session: TensorSession) -> None:
-    variable = session.describe("p").variables[0]
+    variable = session._variables.told(["p"]).variables[0]
     assert (variable.data.dtype, variable.data.shape, variable.data.values) == ("float32", (2, 3), None)
     assert is_private(session, "p")
     assert not is_private(session, "x")

@@ -18,9 +18,16 @@ from gridkit.runner.tensors.functions import FUNCTIONS
 from gridkit.runner.tensors.passes import NodeFired
 from gridkit.runner.tensors.session import TensorSession
 from gridkit.runner.tensors.telling import Event, Teller, fired_form, state_form
+from gridkit.runner.tensors.variables import Told
 from gridkit.wire.rpc.values import Body
 from tests.runner.tensors_cases import calls_of
 from tests.runner.tensors_peer import form, ref
+
+
+def shown(session: TensorSession, name: str) -> Told:
+    """What a mirror is told of a variable, where there is one."""
+    session.tensor(name)
+    return session._variables.told([name])
 
 
 class Watched:
@@ -163,7 +170,7 @@ class Program(Watched):
             for name in tuple(self.names):
                 self.new(lambda names, n=name: self.session.name_grad(n, names[0]))
             for name in self.names:
-                self.tell(lambda n=name: self.session.describe(n))
+                self.tell(lambda n=name: shown(self.session, n))
                 self.tell(lambda n=name: self.session.read(n).tobytes())
             self.tell(lambda: self.session.step("o"))
             self.tell(lambda: state_form(self.session.state("o"), []))
@@ -225,7 +232,7 @@ class OneCall(Watched):
             self.tell(lambda n=number: self.session.name_grad(f"leaf{n}", f"grad{n}"))
             held += [f"leaf{number}", f"grad{number}"]
         for each in held:
-            self.tell(lambda e=each: self.session.describe(e))
+            self.tell(lambda e=each: shown(self.session, e))
             self.tell(lambda e=each: self.session.read(e).tobytes())
         self.tell(lambda: self.session.call("torch.rand", [3], {}, ["drawn"]))
 

@@ -81,7 +81,7 @@ def test_what_may_be_set_of_a_variable() -> None:
     told = remote.update("x", "data", np.array([1, 2], np.float32))
     assert told.variables[0].version == 1 and remote.read("x").tolist() == [1, 2]
     assert [v.id for v in told.changed] == ["v"] and remote.read("v").tolist() == [[1], [2]]
-    assert remote.describe("x").variables[0].version == 1
+    assert remote._variables.told(["x"]).variables[0].version == 1
     assert remote.update("x", "requires_grad", True).variables[0].requires_grad
     assert remote.update("x", "grad", ref("g")).variables[0].has_grad
     assert not remote.update("x", "grad", None).variables[0].has_grad
@@ -208,7 +208,6 @@ MISTAKES: dict[str, tuple[ErrorCode, Any]] = {
     "an array of texts": (ErrorCode.BAD_INPUT, lambda s: s.create("y", np.array(["a"]))),
     "a complex array": (ErrorCode.BAD_INPUT, lambda s: s.create("y", np.zeros(2, np.complex64))),
     "to read what isn't there": (ErrorCode.NOT_FOUND, lambda s: s.read("q")),
-    "to know what isn't there": (ErrorCode.NOT_FOUND, lambda s: s.describe("q")),
     "a pass from no graph": (ErrorCode.BAD_INPUT, lambda s: s.backward(["c"])),
     "a pass from more than one number": (ErrorCode.BAD_INPUT, lambda s: s.backward(["x"])),
     "a pass with another gradient": (ErrorCode.BAD_INPUT, lambda s: s.backward(["x"], ["w"])),

@@ -95,11 +95,6 @@ class TensorSession:
         self._variables.add(id, tensor)
         return self._variables.told([id])
 
-    def describe(self, id: str) -> Told:
-        """What there is to know of a variable."""
-        self._variables.find(id)
-        return self._variables.told([id])
-
     def tensor(self, id: str) -> torch.Tensor:
         """The tensor itself, private or not: for what the node does with its own."""
         return self._variables.find(id)
